@@ -1,0 +1,66 @@
+"""The `secondsight` command. Each subcommand is one module of jobs/, imported only when it is asked for.
+
+A command module defines `DESCRIPTION`, `add_arguments(parser)` and `main(args) -> int` (the exit status).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+
+from pipeline.errors import SecondsightError
+
+#: name -> (module, one line of help), in the order a person meets them.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("jobs.run", "watch an archive and write what happens into an event log"),
+    "query": ("jobs.query", "what happened at, between, before or after a time"),
+    "log": ("jobs.log", "runs and videos of an event log, and what failed and why"),
+    "sql": ("jobs.sql", "run a SQL query over an event log"),
+    "frames": ("jobs.frames", "write the very stills that a model would see"),
+    "demo": ("jobs.demo.command", "make a small archive, watch it, and ask it a question"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of the command line. Returns the exit status: 0, 1 on an error said in one line, 2 on wrong usage."""
+    arguments = sys.argv[1:] if argv is None else argv
+    overview = argparse.ArgumentParser(
+        prog="secondsight",
+        description="Every second of a video archive, queryable.",
+        epilog="`secondsight COMMAND --help` explains a command.",
+    )
+    commands = overview.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    name = next((a for a in arguments if not a.startswith("-")), None)
+    for known, (module_name, line) in COMMANDS.items():
+        if known == name:
+            module = importlib.import_module(module_name)
+            parser = commands.add_parser(
+                known,
+                help=line,
+                description=module.DESCRIPTION,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+            module.add_arguments(parser)
+            parser.set_defaults(main=module.main)
+        else:
+            commands.add_parser(known, help=line)
+    args = overview.parse_args(arguments)
+    try:
+        status = int(args.main(args))
+        sys.stdout.flush()
+        return status
+    except SecondsightError as error:
+        print(f"secondsight: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader went away (`| head`): not an error of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("secondsight: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

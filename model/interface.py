@@ -1,0 +1,57 @@
+"""The model interface: frames of windows in, events of those windows out. The flow knows models only through this."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pipeline.event import KindRule, WindowEvents
+from pipeline.frames import Frames
+from pipeline.plan import Sampling, Window, Windowing
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """What makes one model's answers its own; all of it enters the configuration hash.
+
+    `weights_hash` is a digest of the weights (for a model without weights: of its algorithm version). `settings`
+    holds whatever else changes answers (prompt text, thresholds, precision), JSON-serialisable.
+    """
+
+    name: str
+    weights_hash: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelProfile:
+    """What the driver must know of a model before any replica exists; computed without loading weights.
+
+    `sampling` and `windowing` are the model's defaults (the user's flags win). `rules` say how its kinds reduce; a
+    kind that is not listed gets `KindRule()`. `batch_windows`: how many windows one `watch` call takes at most.
+    `cpus` and `gpus`: what one rank needs. `ranks`: processes of one replica.
+    """
+
+    identity: ModelIdentity
+    sampling: Sampling = field(default_factory=Sampling)
+    windowing: Windowing = field(default_factory=Windowing)
+    rules: Mapping[str, KindRule] = field(default_factory=dict)
+    batch_windows: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+    ranks: int = 1
+    notice: str = ""  # shown to the user when a run starts, e.g. what the model does not know
+
+
+class Model(Protocol):
+    """A loaded model, living in one replica. Not thread-safe; calls come one at a time."""
+
+    def watch(self, batch: Sequence[tuple[Window, Frames]]) -> list[WindowEvents]:
+        """Answers for each window, in order. Event times are relative to each window's start.
+
+        Raises ModelError for what no retry can mend; any other exception counts as a fault of this replica.
+        """
+        ...
+
+    def close(self) -> None: ...

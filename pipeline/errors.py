@@ -1,0 +1,58 @@
+"""Errors that a person can act on. Each message names the thing, what is wrong with it, and what to do."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+VideoReason = Literal[
+    "vanished",  # the object is not there (any more)
+    "denied",  # no permission to read it
+    "not_a_file",  # a FIFO, a device, a directory
+    "empty",  # zero bytes
+    "unreadable",  # no container that libav recognises, or its index is gone
+    "no_video",  # a container without a moving picture (audio only, cover art only)
+    "unsupported",  # codec or pixel format without a decoder
+    "too_large",  # a picture or stream beyond the decode limits
+    "changed",  # size or content changed between listing and reading
+    "corrupt",  # opened, but not one frame could be decoded
+    "inexact",  # the chosen decoder cannot give the container's own times for this file
+    "timeout",  # decoding made no progress within its time limit
+    "memory",  # decoding went over its memory limit
+    "storage",  # the object store failed (and may succeed later)
+]
+
+#: Reasons that can heal by themselves: trying again makes sense.
+TRANSIENT: frozenset[str] = frozenset({"storage", "changed", "timeout"})
+
+
+class SecondsightError(Exception):
+    """Base of every error meant for a person's eyes. The command line prints it as one line, without a traceback."""
+
+
+class UsageError(SecondsightError):
+    """The command or call cannot be carried out as asked."""
+
+
+class VideoError(SecondsightError):
+    """One video cannot be read. Becomes a row in the log's `videos` table, never a lost job.
+
+    `uri` names the object, `reason` is one of `VideoReason`, `detail` says what is wrong and what to do.
+    """
+
+    def __init__(self, uri: str, reason: VideoReason, detail: str) -> None:
+        super().__init__(uri, reason, detail)
+        self.uri, self.reason, self.detail = uri, reason, detail
+
+    def __str__(self) -> str:
+        return f"{self.uri}: {self.reason}: {self.detail}"
+
+    def __reduce__(self) -> tuple[Any, ...]:  # crosses process borders in Ray
+        return type(self), (self.uri, self.reason, self.detail)
+
+
+class LogError(SecondsightError):
+    """The event log is absent, damaged, of another schema version, or not a log at all."""
+
+
+class ModelError(SecondsightError):
+    """A model, its checkpoint or its prompt cannot be used."""

@@ -1,0 +1,79 @@
+"""What an event is: first as a model says it about one window, then as a row about one video."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.plan import Window
+
+
+@dataclass(frozen=True, slots=True)
+class WindowEvent:
+    """An event as a model saw it in one window. All times are microseconds relative to the window's start.
+
+    `continues_before` / `continues_after`: it was already (still) going on at the window's first (last) frame, so the
+    neighbouring window may hold the rest of it. `confidence` in [0, 1] or None. `evidence_us`: times of the frames
+    that show it. `attributes`: flat, JSON-serialisable.
+    """
+
+    start_us: int
+    end_us: int
+    kind: str
+    text: str
+    confidence: float | None = None
+    evidence_us: tuple[int, ...] = ()
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    continues_before: bool = False
+    continues_after: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WindowEvents:
+    """A model's whole answer about one window. `answer` is the raw text where the model has one."""
+
+    window: Window
+    events: tuple[WindowEvent, ...]
+    model_s: float = 0.0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    truncated: bool = False
+    answer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KindRule:
+    """How events of one kind are reduced.
+
+    `point`: a moment (a cut), not a span; two of them closer than `gap_us` with equal text are one.
+    Otherwise spans with equal text that overlap, touch, or lie within `gap_us` of each other become one.
+    `min_us`: shorter spans are dropped after stitching (a model reports short spans at window edges because the rest
+    may lie next door).
+    """
+
+    point: bool = False
+    gap_us: int = 0
+    min_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event of one video, on the video's timeline: half-open `[start_us, end_us)`. One row of the `events` table."""
+
+    start_us: int
+    end_us: int
+    kind: str
+    text: str
+    confidence: float | None
+    window_first: int
+    window_last: int
+    evidence_us: tuple[int, ...]
+    attributes: Mapping[str, Any]
+
+    def event_id(self, video_id: str, run_id: str) -> str:
+        """Stable hash (16 hex digits) of what the event says, about which video, in which run."""
+        said = json.dumps([video_id, run_id, self.start_us, self.end_us, self.kind, self.text], ensure_ascii=False)
+        return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()

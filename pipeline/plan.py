@@ -1,0 +1,100 @@
+"""From a video to the work on it: which times are sampled, what the model sees at once, what one task decodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil, sqrt
+
+from pipeline.video import Video
+
+SECOND_US = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Which frames are taken and how large they are.
+
+    `fps`: samples per second, on the grid k / fps of the video's own timeline (so that every segment and every window
+    of a video samples the same grid). `tolerance_us`: how far a cheaper frame may lie from the wanted time (0: exact).
+    The picture is scaled to fit `short_side` px and `max_pixels` (whichever is smaller; never enlarged), both sides
+    rounded to a multiple of `multiple` (2 at least).
+    """
+
+    fps: Fraction = Fraction(2)
+    tolerance_us: int = 0
+    short_side: int | None = 224
+    max_pixels: int | None = None
+    multiple: int = 2
+    decoder: str = "pyav"
+
+    def times_us(self, start_us: int, end_us: int) -> Iterator[int]:
+        """The wanted times in `[start_us, end_us)`: k / fps rounded to the nearest microsecond."""
+        k = max(0, ceil(Fraction(2 * start_us - 1, 2 * SECOND_US) * self.fps))
+        while (t := round_us(Fraction(k) / self.fps)) < end_us:
+            if t >= start_us:
+                yield t
+            k += 1
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) in px of the frames of a video that a player shows at `width` x `height`."""
+        scale = 1.0
+        if self.short_side is not None:
+            scale = min(scale, self.short_side / min(width, height))
+        if self.max_pixels is not None:
+            scale = min(scale, sqrt(self.max_pixels / (width * height)))
+        m = self.multiple
+        return max(m, round(width * scale / m) * m), max(m, round(height * scale / m) * m)
+
+
+def round_us(seconds: Fraction) -> int:
+    """Seconds as integer microseconds, nearest, halves away from zero (as libav's av_rescale_q rounds)."""
+    x = seconds * SECOND_US
+    return int(x + Fraction(1, 2)) if x >= 0 else -int(-x + Fraction(1, 2))
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What the model sees together: `[start_us, end_us)` of one video. `index` counts from 0 within the video."""
+
+    video_id: str
+    index: int
+    start_us: int
+    end_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Windowing:
+    """Windows of `length_us`, each beginning `length_us - overlap_us` after the one before; the last may be shorter."""
+
+    length_us: int = 16 * SECOND_US
+    overlap_us: int = 1 * SECOND_US
+
+    def count(self, duration_us: int) -> int:
+        """How many windows a video of `duration_us` has (0 for an empty one)."""
+        if duration_us <= 0:
+            return 0
+        stride = self.length_us - self.overlap_us
+        return max(1, ceil(Fraction(duration_us - self.overlap_us, stride)))
+
+    def window(self, video_id: str, index: int, duration_us: int) -> Window:
+        start = index * (self.length_us - self.overlap_us)
+        return Window(video_id, index, start, min(start + self.length_us, duration_us))
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """What one decode task reads: windows `[first, last]` of one video, in order."""
+
+    video: Video
+    first: int
+    last: int
+
+
+def segments(video: Video, windowing: Windowing, segment_us: int) -> Iterator[Segment]:
+    """Cut a video's windows into segments of about `segment_us` each, lazily."""
+    total = windowing.count(video.duration_us)
+    per = max(1, segment_us // (windowing.length_us - windowing.overlap_us))
+    for first in range(0, total, per):
+        yield Segment(video, first, min(first + per, total) - 1)
