@@ -29,7 +29,7 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class WindowRecord:
-    """Where a window's events came from. `frame_us`: times of the frames that the model saw, on the video's timeline."""
+    """Where a window's events came from. `frame_us`: times of the frames the model saw, on the video's timeline."""
 
     window: Window
     frame_us: Sequence[int]
