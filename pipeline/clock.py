@@ -16,7 +16,7 @@ _TIME = re.compile(
 def parse_time(text: str) -> int:
     """Microseconds of a time written as seconds (`45`, `45.5`), `m:ss` or `h:mm:ss`, each with an optional fraction.
 
-    Raises UsageError for anything else, for seconds of 60 or more after minutes, and for minutes of 60 or more after hours.
+    Raises UsageError for anything else, and for seconds (minutes) of 60 or more after minutes (hours).
     """
     match = _TIME.fullmatch(text.strip())
     if match is None:
