@@ -52,11 +52,17 @@ class KindRule:
     Otherwise spans with equal text that overlap, touch, or lie within `gap_us` of each other become one.
     `min_us`: shorter spans are dropped after stitching (a model reports short spans at window edges because the rest
     may lie next door).
+    `exclusive`: states of one thing (a level), of which only one holds at a time. Where two windows overlap and
+    disagree, both are cut in the middle of the overlap: each window knows best what lies far from its edges.
+    `similarity`: texts at least this alike (1 - edit distance / length of the longer) count as equal when spans are
+    stitched, and the stitched event keeps the text of the longest one: text read from pixels varies by a letter.
     """
 
     point: bool = False
     gap_us: int = 0
     min_us: int = 0
+    exclusive: bool = False
+    similarity: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
