@@ -1,0 +1,60 @@
+"""From the name a person gives (`--model NAME`) to the model: its profile for the driver, and how replicas load it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
+
+from model.interface import Model, ModelProfile
+from pipeline.errors import UsageError
+
+#: Models that come with Secondsight: name -> module that holds `profile` and `load`.
+BUILT_IN: dict[str, str] = {
+    "signals": "model.signals",
+}
+
+_PYTHON = "python:"
+
+
+class ModelFactory(Protocol):
+    """What stands behind a name: a module or an object with these two functions.
+
+    `settings` holds what the user chose for this model (JSON-serialisable); a factory refuses what it does not know
+    with a UsageError.
+    """
+
+    def profile(self, settings: Mapping[str, Any]) -> ModelProfile:
+        """Quick, and without loading weights: the driver calls it before any replica exists."""
+        ...
+
+    def load(self, settings: Mapping[str, Any]) -> Model:
+        """Called once in each replica."""
+        ...
+
+
+def find_model(spec: str) -> ModelFactory:
+    """The factory that `spec` names: a built-in model, or `python:package.module[:object]` for one of your own.
+
+    Raises UsageError for a name that is not known.
+    """
+    if spec in BUILT_IN:
+        return cast(ModelFactory, importlib.import_module(BUILT_IN[spec]))
+    if spec.startswith(_PYTHON):
+        return _own_model(spec)
+    known = ", ".join(BUILT_IN)
+    raise UsageError(f"--model {spec}: not known. Known are: {known}; or python:PACKAGE.MODULE[:OBJECT] for your own")
+
+
+def _own_model(spec: str) -> ModelFactory:
+    module_name, _, attribute = spec.removeprefix(_PYTHON).partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in filter(None, attribute.split(".")):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"--model {spec}: cannot be imported: {error}") from error
+    for function in ("profile", "load"):
+        if not callable(getattr(found, function, None)):
+            raise UsageError(f"--model {spec}: has no function {function}(settings)")
+    return cast(ModelFactory, found)
