@@ -18,6 +18,7 @@ VideoReason = Literal[
     "inexact",  # the chosen decoder cannot give the container's own times for this file
     "timeout",  # decoding made no progress within its time limit
     "memory",  # decoding went over its memory limit
+    "crash",  # decoding it ended its worker process, again and again
     "storage",  # the object store failed (and may succeed later)
 ]
 
