@@ -50,7 +50,7 @@ def local_path(uri: str) -> str | None:
     if uri.startswith("file://"):
         parts = urlsplit(uri)
         # "?" and "#" are ordinary in file names: cut only the scheme, and unquote as RFC 8089 writes paths.
-        return os.path.abspath(unquote(uri[len("file://") + len(parts.netloc) :]))
+        return os.path.abspath(unquote(uri[len("file://") + len(parts.netloc) :], errors="surrogateescape"))
     if "://" in uri or "::" in uri:
         return None
     return os.path.abspath(uri)
@@ -92,7 +92,7 @@ class RangeFile(io.RawIOBase):
         self.uri = uri
         self.requests = 0
         self.fetched_bytes = 0
-        self._fetch, self.size = _ranged(uri)
+        self._get, self.size = _ranged(uri)
         self._position = 0
         self._blocks: OrderedDict[int, bytes] = OrderedDict()  # least recently used first
         self._next: OrderedDict[int, int] = OrderedDict()  # block after a fetch -> how many blocks that fetch took
@@ -132,7 +132,7 @@ class RangeFile(io.RawIOBase):
         count = min(2 * self._next.pop(number, 0) or 1, LONGEST_FETCH // BLOCK, -(-self.size // BLOCK) - number)
         count = next((n for n in range(1, count) if number + n in self._blocks), count)
         start, end = number * BLOCK, min((number + count) * BLOCK, self.size)
-        data = self._read_range(start, end)
+        data = self.fetch(start, end)
         for n in range(count):
             self._blocks[number + n] = data[n * BLOCK : (n + 1) * BLOCK]
         while len(self._blocks) > KEPT_BLOCKS:
@@ -142,11 +142,12 @@ class RangeFile(io.RawIOBase):
             self._next.popitem(last=False)
         return self._blocks[number]
 
-    def _read_range(self, start: int, end: int) -> bytes:
+    def fetch(self, start: int, end: int) -> bytes:
+        """Bytes [start, end) in one request, past the cache; a passing failure of the storage is tried again."""
         for attempt in range(ATTEMPTS):
             try:
                 self.requests += 1
-                data = self._fetch(start, end)
+                data = self._get(start, end)
                 break
             except Exception as error:
                 failure = video_error(self.uri, error)
@@ -179,7 +180,7 @@ def _ranged(uri: str) -> tuple[Callable[[int, int], bytes], int]:
     if size is None or not handle.seekable():
         raise _no_ranges(uri)
 
-    def fetch(start: int, end: int) -> bytes:
+    def fetch(start: int, end: int, fs: Any = fs) -> bytes:  # holds the filesystem too: a zip closes with it
         handle.seek(start)
         return cast(bytes, handle.read(end - start))
 
@@ -259,4 +260,3 @@ def _http_status(error: BaseException | None) -> int | None:
             return found
         error = error.__cause__
     return None
-

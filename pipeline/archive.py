@@ -1,0 +1,331 @@
+"""What is in the archive: listing its objects. (What makes two of them the same video is in pipeline/fingerprint.)
+
+An argument names videos in one of these ways:
+
+- a file or an object: taken whatever its extension;
+- a directory or a prefix (over http, a URL that ends in "/"): all files below it with the extension of a video, except
+  hidden ones; links to directories are followed;
+- a glob (`*`, `?`, `[...]`, `**`; over http `*` alone): files with the extension of a video, or with the extension that
+  the pattern spells out (`*.dat`). A name that exists as it is spelt is no glob;
+- `@FILE`: a list, one of the above on each line (UTF-8; empty lines and lines that begin with "#" are skipped, so M3U
+  works). A relative path is looked up beside the list first, then in the current directory. `@-` is standard input.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, TextIO
+
+import fsspec
+
+from pipeline.errors import UsageError, VideoError, VideoReason
+from pipeline.fingerprint import fingerprint
+from pipeline.storage import filesystem, local_path, object_info, stat_local, video_error
+from pipeline.video import Source
+
+__all__ = ["fingerprint", "list_sources"]
+
+VIDEO_EXTENSIONS = frozenset(
+    "." + name
+    for line in (
+        "264 265 3g2 3gp asf av1 avi divx dv f4v flv gxf h264 h265 hevc ivf m1v m2p m2t m2ts m2v m4v mj2 mjpeg mjpg",
+        "mkv mod mov mp4 mpe mpeg mpg mpv mts mxf nut obu ogm ogv ps qt rm rmvb tod trp ts vob vro webm wmv wtv y4m",
+    )
+    for name in line.split()
+)
+LIST_EXTENSIONS = frozenset((".txt", ".list", ".lst", ".m3u"))
+
+
+def list_sources(
+    arguments: Sequence[str], include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> Iterator[Source | VideoError]:
+    """The objects that `arguments` name (module docstring), lazily, each name once, in the order of the arguments and
+    sorted by path within each. What cannot be a video comes as a VideoError in its place.
+
+    `include` and `exclude` are shell patterns in which `*` matches "/" too. One without "/" is held against the name
+    of a file and of every directory between it and the argument; one with "/" against the end of the path. Where
+    `include` is given, only what matches one of them is listed (and an extension that it spells out counts as that of
+    a video); what matches `exclude` never is.
+
+    Raises UsageError at once where an argument cannot be meant: none given, a path or list that does not exist, a
+    kind of URI that cannot be read here.
+    """
+    if not arguments:
+        raise UsageError("no archive given: name files, directories, globs, @lists or URIs")
+    for argument in arguments:
+        _check(argument)
+    extensions = VIDEO_EXTENSIONS | {spelt for pattern in include if (spelt := _spelt_extension(pattern))}
+    return _distinct(arguments, _Filter(tuple(include), tuple(exclude), extensions))
+
+
+@dataclass(frozen=True, slots=True)
+class _Filter:
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    extensions: frozenset[str]
+
+    def excludes(self, relative: str) -> bool:
+        return any(_matches(pattern, relative) for pattern in self.exclude)
+
+    def takes(self, relative: str) -> bool:
+        """Whether patterns let this path (relative to its argument) through, ancestors included."""
+        parts = relative.split("/")
+        paths = ["/".join(parts[: n + 1]) for n in range(len(parts))]
+        included = not self.include or any(_matches(p, path) for p in self.include for path in paths)
+        return included and not any(self.excludes(path) for path in paths)
+
+    def is_video(self, name: str, spelt: str = "") -> bool:
+        extension = os.path.splitext(name)[1].lower()
+        return bool(extension) and (extension in self.extensions or extension == spelt)
+
+
+def _matches(pattern: str, relative: str) -> bool:
+    pattern = pattern.strip("/")
+    if "/" not in pattern:
+        return fnmatchcase(relative.rsplit("/", 1)[-1], pattern)
+    return fnmatchcase(relative, pattern) or fnmatchcase(relative, "*/" + pattern)
+
+
+def _spelt_extension(pattern: str) -> str:
+    extension = os.path.splitext(pattern)[1].lower()
+    return "" if glob.has_magic(extension) else extension
+
+
+def _is_glob(uri: str) -> bool:
+    return "*" in uri if uri.startswith(("http://", "https://")) else glob.has_magic(uri)
+
+
+def _check(argument: str) -> None:
+    """Raises UsageError for an argument that can name nothing, as far as can be told without a request."""
+    uri = argument.removeprefix("@")
+    if not uri:
+        raise UsageError(f"{argument!r} names nothing")
+    if argument == "@-":
+        return
+    path = local_path(os.path.expanduser(uri))
+    if path is None:
+        filesystem(uri)
+    elif not os.path.lexists(path) and (uri != argument or not _is_glob(uri)):
+        kind = "list" if uri != argument else "file or directory"
+        raise UsageError(f"{uri}: no such {kind}")
+
+
+def _distinct(arguments: Sequence[str], chosen: _Filter) -> Iterator[Source | VideoError]:
+    seen: set[int] = set()  # hashes: a million names in tens of megabytes
+    for argument in arguments:
+        found = _listed(argument[1:], chosen) if argument.startswith("@") else _expand(argument, chosen)
+        for item in found:
+            if (key := hash(item.uri)) not in seen:
+                seen.add(key)
+                yield item
+
+
+def _listed(name: str, chosen: _Filter) -> Iterator[Source | VideoError]:
+    with _open_list(name) as lines:
+        for number, line in enumerate(lines, 1):
+            entry = line.strip().removeprefix("\ufeff")
+            if "\0" in entry:
+                raise UsageError(f"{name}: line {number} is not text: a list has one path or URI on each line")
+            if not entry or entry.startswith("#"):
+                continue
+            try:
+                yield from _expand(_beside(name, entry), chosen)
+            except UsageError as error:  # one bad line does not stop the others
+                yield VideoError(entry, "unsupported", f"line {number} of {name}: {error}")
+
+
+@contextmanager
+def _open_list(name: str) -> Iterator[TextIO]:
+    if name == "-":
+        yield sys.stdin
+        return
+    path = local_path(os.path.expanduser(name))
+    try:
+        with fsspec.open(path or name, "rt", encoding="utf-8", errors="surrogateescape") as lines:
+            yield lines
+    except (OSError, VideoError) as error:
+        raise UsageError(f"{name}: the list cannot be read: {video_error(name, error).detail}") from error
+
+
+def _beside(name: str, entry: str) -> str:
+    """A relative entry of a list, beside the list where it exists there."""
+    if name == "-" or "://" in entry or os.path.isabs(entry) or entry.startswith("~"):
+        return entry
+    path = local_path(os.path.expanduser(name))
+    if path is None:
+        return f"{name.rpartition('/')[0]}/{entry}"
+    beside = os.path.join(os.path.dirname(path), entry)
+    return beside if os.path.lexists(beside) or (_is_glob(entry) and glob.glob(beside, recursive=True)) else entry
+
+
+def _expand(argument: str, chosen: _Filter) -> Iterator[Source | VideoError]:
+    path = local_path(os.path.expanduser(argument))
+    if path is None:
+        yield from _expand_remote(argument, chosen)
+    elif os.path.isdir(path):
+        yield from _nonempty(argument, "no_video", _walk(path, "", chosen, ()))
+    elif os.path.lexists(path) or not _is_glob(argument):
+        name = os.path.basename(path)
+        if chosen.takes(name):
+            yield _local(path)
+    else:
+        yield from _nonempty(argument, "vanished", _glob_local(path, chosen))
+
+
+def _nonempty(
+    argument: str, reason: VideoReason, found: Iterable[Source | VideoError]
+) -> Iterator[Source | VideoError]:
+    empty = True
+    for item in found:
+        empty = False
+        yield item
+    if empty:
+        yield VideoError(argument, reason, "nothing there has the extension of a video and passes the patterns")
+
+
+def _local(path: str) -> Source | VideoError:
+    uri = path
+    try:
+        uri.encode()
+    except UnicodeEncodeError:  # not UTF-8: a URI spells the bytes, where text (a log, JSON) cannot
+        uri = Path(path).as_uri()
+    try:
+        size = stat_local(uri, path).st_size
+    except VideoError as error:
+        return error
+    return _sized(uri, size)
+
+
+def _sized(uri: str, size: int | None) -> Source | VideoError:
+    if size == 0:
+        return VideoError(uri, "empty", "it has no bytes")
+    if size is None:
+        return VideoError(uri, "unreadable", "its server does not tell its size, so it cannot be read by range")
+    if os.path.splitext(uri)[1].lower() in LIST_EXTENSIONS:
+        return VideoError(uri, "unreadable", f"it is named like a list of videos: to read it as one, write @{uri}")
+    return Source(uri, size)
+
+
+def _walk(path: str, prefix: str, chosen: _Filter, above: tuple[tuple[int, int], ...]) -> Iterator[Source | VideoError]:
+    """Videos below a local directory. `above`: device and inode of the directories on the way, against link loops."""
+    try:
+        status = os.stat(path)
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            return
+        with os.scandir(path) as entries:
+            found = sorted((entry.name, os.path.isdir(entry)) for entry in entries if entry.name[0] != ".")
+    except OSError as error:
+        yield video_error(path, error)
+        return
+    for name, is_directory in found:
+        relative, below = prefix + name, os.path.join(path, name)
+        if is_directory:
+            if not chosen.excludes(relative):
+                yield from _walk(below, relative + "/", chosen, (*above, here))
+        elif chosen.is_video(name) and chosen.takes(relative):
+            yield _local(below)
+
+
+def _glob_local(pattern: str, chosen: _Filter) -> Iterator[Source | VideoError]:
+    spelt = _spelt_extension(pattern)
+    root = _fixed_part(pattern) or "/"
+    for path in sorted(set(glob.iglob(pattern, recursive=True))):
+        relative = os.path.relpath(path, root)
+        if os.path.isdir(path):
+            if not pattern.endswith("**") and not chosen.excludes(relative):
+                yield from _walk(path, relative + "/", chosen, ())
+        elif chosen.is_video(path, spelt) and chosen.takes(relative):
+            yield _local(path)
+
+
+def _expand_remote(uri: str, chosen: _Filter) -> Iterator[Source | VideoError]:
+    fs, path = filesystem(uri)
+    try:
+        if uri.startswith(("http://", "https://")) and uri.endswith("/"):
+            info: dict[str, Any] = {"type": "directory"}
+        else:
+            info = object_info(uri, fs, path)
+    except VideoError as error:
+        if error.reason == "not_a_file":
+            info = {"type": "directory"}
+        elif error.reason == "vanished" and _is_glob(uri):
+            yield from _nonempty(uri, "vanished", _glob_remote(uri, fs, path, chosen))
+            return
+        else:
+            yield error
+            return
+    if info["type"] == "directory":
+        yield from _nonempty(uri, "no_video", _walk_remote(uri, fs, path, "", chosen))
+    elif chosen.takes(path.rsplit("/", 1)[-1]):
+        yield _sized(uri, info.get("size"))
+
+
+def _walk_remote(uri: str, fs: Any, path: str, prefix: str, chosen: _Filter) -> Iterator[Source | VideoError]:
+    """Videos below `path`, which `uri` + `prefix` names."""
+    try:
+        fs.invalidate_cache(path)
+        found = sorted(fs.ls(path, detail=True), key=lambda info: info["name"])
+        fs.invalidate_cache(path)  # a listing that nobody asks for again would stay in memory
+    except Exception as error:  # noqa: BLE001 - whatever a storage library raises becomes one typed item
+        yield video_error(_below(uri, prefix), error)
+        return
+    for info in found:
+        name = info["name"].rstrip("/").rsplit("/", 1)[-1]
+        if name.startswith(".") or info["name"].rstrip("/") == path.rstrip("/"):
+            continue
+        relative = prefix + name
+        if info["type"] == "directory":
+            if not chosen.excludes(relative):
+                yield from _walk_remote(uri, fs, info["name"], relative + "/", chosen)
+        elif chosen.is_video(name) and chosen.takes(relative):
+            yield _remote(_below(uri, relative), fs, info)
+
+
+def _glob_remote(uri: str, fs: Any, pattern: str, chosen: _Filter) -> Iterator[Source | VideoError]:
+    spelt = _spelt_extension(pattern)
+    root = _fixed_part(pattern)
+    base = _fixed_part(uri) + (f"::{uri.partition('::')[2]}" if "://" in uri.partition("::")[0] and "::" in uri else "")
+    try:
+        found = sorted(fs.glob(pattern, detail=True).items())
+    except Exception as error:  # noqa: BLE001 - as above
+        yield video_error(uri, error)
+        return
+    for path, info in found:
+        relative = path.removeprefix(root).strip("/")
+        if "/." in f"/{relative}" and "/." not in pattern:  # hidden, as in a local glob
+            continue
+        if info["type"] == "directory":
+            if not pattern.endswith("**") and not chosen.excludes(relative):
+                yield from _walk_remote(base, fs, path, relative + "/", chosen)
+        elif chosen.is_video(path, spelt) and chosen.takes(relative):
+            yield _remote(_below(base, relative), fs, info)
+
+
+def _remote(uri: str, fs: Any, info: dict[str, Any]) -> Source | VideoError:
+    try:
+        size = info.get("size")
+        return _sized(uri, object_info(uri, fs, info["name"]).get("size") if size is None else size)
+    except VideoError as error:
+        return error
+
+
+def _fixed_part(pattern: str) -> str:
+    """What comes before the first path component with a wildcard."""
+    return pattern[: min(pattern.index(c) for c in "*?[" if c in pattern)].rpartition("/")[0]
+
+
+def _below(base: str, relative: str) -> str:
+    """The URI of `relative` below `base`, whose chain of filesystems (`zip://...::s3://...`) it keeps."""
+    first, chain, rest = base.partition("::")
+    if "://" not in first:  # a cache in front: simplecache::s3://bucket
+        first, chain, rest = base, "", ""
+    first = first.rstrip("/")
+    return f"{first}{'//' if first.endswith(':') else '/'}{relative}{chain}{rest}"
