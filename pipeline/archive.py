@@ -292,7 +292,8 @@ def _walk_remote(uri: str, fs: Any, path: str, prefix: str, chosen: _Filter) -> 
 def _glob_remote(uri: str, fs: Any, pattern: str, chosen: _Filter) -> Iterator[Source | VideoError]:
     spelt = _spelt_extension(pattern)
     root = _fixed_part(pattern)
-    base = _fixed_part(uri) + (f"::{uri.partition('::')[2]}" if "://" in uri.partition("::")[0] and "::" in uri else "")
+    first, chain, rest = uri.partition("::")
+    base = _fixed_part(first) + chain + rest if _is_glob(first) else _fixed_part(uri)
     try:
         found = sorted(fs.glob(pattern, detail=True).items())
     except Exception as error:  # noqa: BLE001 - as above
@@ -319,7 +320,8 @@ def _remote(uri: str, fs: Any, info: dict[str, Any]) -> Source | VideoError:
 
 def _fixed_part(pattern: str) -> str:
     """What comes before the first path component with a wildcard."""
-    return pattern[: min(pattern.index(c) for c in "*?[" if c in pattern)].rpartition("/")[0]
+    fixed = pattern[: min(pattern.index(c) for c in "*?[" if c in pattern)].rpartition("/")[0]
+    return fixed + "/" if fixed.endswith(":/") else fixed
 
 
 def _below(base: str, relative: str) -> str:
