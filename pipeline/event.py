@@ -82,4 +82,4 @@ class Event:
     def event_id(self, video_id: str, run_id: str) -> str:
         """Stable hash (16 hex digits) of what the event says, about which video, in which run."""
         said = json.dumps([video_id, run_id, self.start_us, self.end_us, self.kind, self.text], ensure_ascii=False)
-        return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
+        return hashlib.blake2b(said.encode("utf-8", "replace"), digest_size=8).hexdigest()
