@@ -1,0 +1,250 @@
+"""The event log: runs begin, videos are committed once, runs finish."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.errors import LogError
+from pipeline.log import rows
+from pipeline.log.datafile import ROW_GROUP, new_stem, write_data_file
+from pipeline.log.delta import DataFile, Delta, create_table, read_commit
+from pipeline.log.reader import read_rows
+from pipeline.log.records import RunRecord, VideoResult
+from pipeline.log.schema import EVENTS, NAMES, RUNS, VIDEOS, WINDOWS
+from pipeline.log.snapshot import Snapshot
+from pipeline.log.store import Store, check_conditional_put, open_store
+
+WINDOW_ROWS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class CommitReport:
+    """What one commit did: `committed` video_ids are in the log now, `already` were in it before and were left."""
+
+    committed: tuple[str, ...]
+    already: tuple[str, ...]
+    version: int
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """What is known of a committed (video_id, config_hash)."""
+
+    status: str
+    reason: str
+
+    def stands_against(self, result: VideoResult) -> bool:
+        """Whether `result` would say nothing new: the video is done, or failed before in the same way."""
+        return self.status == "done" or (result.status == self.status and result.reason == self.reason)
+
+
+class EventLog:
+    """One event log, for reading and (from one committer per run) writing. Thread-safe; opening writes nothing.
+
+    Exactly once: `commit` writes data files that nobody sees yet, then adds them all in one Delta commit on top of the
+    very version whose videos it has checked. If another run committed in between, it looks at what that run added,
+    leaves out the videos that are there now, and tries again. A crash at any point leaves at worst data files that
+    belong to no version (removed by `vacuum`).
+    """
+
+    def __init__(self, store: Store) -> None:
+        """Use `open`."""
+        self.uri = store.uri
+        self._store = store
+        self._lock = threading.RLock()
+        self._writing: Delta | None = None
+        self._learned = 0  # the version up to which _keys is complete
+        self._keys: dict[str, dict[str, _Key]] = {}  # config_hash -> video_id -> key
+        self._names: set[tuple[str, str]] = set()
+        self._runs: dict[str, tuple[RunRecord, DataFile]] = {}
+
+    @classmethod
+    def open(cls, uri: str, create: bool = False) -> EventLog:
+        """Open the log at a local path or an object-store URI (s3://, gs://, az://); with `create`, make it if absent.
+
+        Raises LogError: absent, not a log, another schema version, or (with `create`) a store without conditional put.
+        """
+        store = open_store(uri)
+        if create:
+            check_conditional_put(store)
+            create_table(store)
+        log = cls(store)
+        log.snapshot()
+        return log
+
+    def snapshot(self, version: int | None = None) -> Snapshot:
+        """The newest version of the log, or an earlier one, to read from first to last byte."""
+        return Snapshot(self._store, version)
+
+    # -- runs
+
+    def begin_run(self, run: RunRecord) -> None:
+        """Write the run's row, with status "running". Raises LogError where the run_id is already there."""
+        with self._lock:
+            delta = self._delta()
+            if run.run_id in self._runs or run.run_id in self._run_ids(delta):
+                raise LogError(f"{self.uri}: run {run.run_id} is already in the log; a run needs a new id")
+            self._runs[run.run_id] = run, self._replace_run(delta, rows.run_batch(run, "running"), None)
+
+    def finish_run(self, run_id: str, totals: Mapping[str, Any], status: str) -> None:
+        """Replace the run's row by the finished one: `status` ("done", "failed", "stopped"), `totals` as JSON."""
+        with self._lock:
+            if run_id not in self._runs:
+                raise LogError(f"{self.uri}: run {run_id} was not begun here")
+            run, before = self._runs[run_id]
+            batch = rows.run_batch(run, status, _now_us(), totals)
+            self._runs[run_id] = run, self._replace_run(self._delta(), batch, before)
+
+    def _replace_run(self, delta: Delta, batch: pa.RecordBatch, before: DataFile | None) -> DataFile:
+        file = self._file("runs", new_stem(), RUNS, [batch])
+        assert file is not None
+        self._store.sync([file.path])
+        while not delta.commit([file], [before] if before else []):
+            pass
+        self._learn(delta)
+        return file
+
+    def _run_ids(self, delta: Delta) -> set[str]:
+        return {row["run_id"] for row in read_rows(self._store, delta.files("runs"), ["run_id"])}
+
+    # -- videos
+
+    def done(self, config_hash: str) -> Mapping[str, str]:
+        """video_id -> status of what is committed under a configuration, by any run."""
+        with self._lock:
+            delta = self._delta()
+            delta.refresh()
+            self._learn(delta)
+            return {video_id: key.status for video_id, key in self._known(delta, config_hash).items()}
+
+    def commit(self, results: Sequence[VideoResult]) -> CommitReport:
+        """Put videos into the log, all together: every reader sees all rows of them from one version on.
+
+        Left out, and reported as `already`: a video that is done in the log under the same configuration, or failed
+        there for the same reason (by this or another run). A failed one gives way to a new result. Events are written
+        in batches, so a video may have any number of them. Raises LogError (nothing of `results` is in the log then).
+        """
+        with self._lock:
+            delta = self._delta()
+            already: list[str] = []
+            group: list[VideoResult] = []
+            for result in results:
+                if result.run_id not in self._runs:
+                    raise LogError(f"{self.uri}: run {result.run_id} was not begun here")
+                if any((g.video_id, g.config_hash) == (result.video_id, result.config_hash) for g in group):
+                    already.append(result.video_id)
+                else:
+                    group.append(result)
+            files: list[DataFile] = []
+            while True:
+                rest = [r for r in group if not self._stands(delta, r)]
+                if len(rest) < len(group) or not files:
+                    already += [r.video_id for r in group if r not in rest]
+                    self._store.delete([f.path for f in files])
+                    group, files = rest, self._write(rest)
+                if not group or delta.commit(files):
+                    break
+                self._learn(delta)
+            self._learn(delta)
+            for r in group:
+                self._known(delta, r.config_hash)[r.video_id] = _Key(r.status, r.reason)
+            committed = tuple(r.video_id for r in group)
+            return CommitReport(committed, tuple(already), delta.version, sum(len(r.events) for r in group))
+
+    def record_names(self, names: Mapping[str, Iterable[str]]) -> None:
+        """Note further names (URIs) of videos in the log; names already noted here or with their video are left."""
+        with self._lock:
+            delta = self._delta()
+            if not self._names:
+                listed = read_rows(self._store, delta.files("names"), ["video_id", "uri"])
+                self._names = {(row["video_id"], row["uri"]) for row in listed}
+            pairs = {(video_id, uri) for video_id, uris in names.items() for uri in uris} - self._names
+            file = self._file("names", new_stem(), NAMES, [rows.name_batch(sorted(pairs))])
+            if file is not None:
+                self._store.sync([file.path])
+                while not delta.commit([file]):
+                    pass
+                self._learn(delta)
+                self._names |= pairs
+
+    def _write(self, group: Sequence[VideoResult]) -> list[DataFile]:
+        """Write a group's data files, invisible until committed."""
+        if not group:
+            return []
+        stem = new_stem()
+        group = sorted(group, key=attrgetter("video_id"))
+        models = {run_id: run.model for run_id, (run, _) in self._runs.items()}
+        files = [
+            self._file("events", stem, EVENTS, rows.event_batches(group, models, ROW_GROUP)),
+            self._file("windows", stem, WINDOWS, rows.window_batches(group, models, WINDOW_ROWS)),
+            self._file("videos", stem, VIDEOS, [rows.video_batch(group, _now_us())]),
+        ]
+        found = [f for f in files if f is not None]
+        self._store.sync([f.path for f in found])
+        return found
+
+    def _file(self, record: str, stem: str, schema: pa.Schema, batches: Iterable[Any]) -> DataFile | None:
+        try:
+            return write_data_file(self._store, record, stem, schema, batches)
+        except OSError as error:
+            raise LogError(
+                f"{self.uri}: cannot write: {error.strerror or error}; nothing of this group is in the log, what was"
+                " committed before is"
+            ) from error
+
+    def _stands(self, delta: Delta, result: VideoResult) -> bool:
+        key = self._known(delta, result.config_hash).get(result.video_id)
+        return key is not None and key.stands_against(result)
+
+    # -- what is already there
+
+    def _delta(self) -> Delta:
+        """The table as this committer sees it; opened at the first write."""
+        if self._writing is None:
+            check_conditional_put(self._store)
+            self._writing = Delta(self._store)
+            self._writing.add_missing_columns()
+            self._learned = self._writing.version
+        return self._writing
+
+    def _known(self, delta: Delta, config_hash: str) -> dict[str, _Key]:
+        """The keys of one configuration, complete up to `_learned`."""
+        if config_hash not in self._keys:
+            self._learn(delta)
+            self._keys[config_hash] = {}
+            self._read_keys(delta.files("videos"), {config_hash})
+        return self._keys[config_hash]
+
+    def _learn(self, delta: Delta) -> None:
+        """Bring the keys up to the table's version: read the videos that each commit in between has added."""
+        fresh: list[DataFile] = []
+        for version in range(self._learned + 1, delta.version + 1):
+            commit = read_commit(self._store, version)
+            if commit is None:  # cleaned up already: start over
+                fresh = []
+                self._keys.clear()
+                break
+            fresh += [f for f in commit[0] if f.record == "videos"]
+        self._learned = delta.version
+        if self._keys:
+            self._read_keys(fresh, set(self._keys))
+
+    def _read_keys(self, files: Sequence[DataFile], configs: set[str]) -> None:
+        for row in read_rows(self._store, files, ["video_id", "config_hash", "status", "reason"]):
+            if row["config_hash"] in configs:
+                keys = self._keys[row["config_hash"]]
+                before = keys.get(row["video_id"])
+                if before is None or before.status != "done":
+                    keys[row["video_id"]] = _Key(row["status"], row["reason"])
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

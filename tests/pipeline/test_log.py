@@ -1,0 +1,163 @@
+"""The event log: exactly once, readable by others, whatever the order of things."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import duckdb
+import polars
+import pytest
+from deltalake import DeltaTable
+
+from pipeline.errors import LogError
+from pipeline.log import EventLog
+from tests.pipeline.logs import event, run_record, video_id, video_result
+
+
+def open_log(path: Path, run_id: str = "run-1", config_hash: str = "c1") -> EventLog:
+    log = EventLog.open(str(path), create=True)
+    log.begin_run(run_record(run_id, config_hash))
+    return log
+
+
+def test_rows_come_back_as_they_went_in(tmp_path: Path) -> None:
+    log = open_log(tmp_path / "log")
+    results = [video_result("a.mp4"), video_result("b.mp4", status="failed", reason="corrupt: no frame")]
+    report = log.commit(results)
+    assert set(report.committed) == {video_id("a.mp4"), video_id("b.mp4")} and report.events == 2
+    log.finish_run("run-1", {"videos": 2}, "done")
+    snapshot = EventLog.open(str(tmp_path / "log")).snapshot()
+    events = snapshot.table("events").to_pylist()
+    assert [(e["start_us"], e["end_us"], e["kind"], e["text"]) for e in events] == [
+        (0, 2_000_000, "shot", "a text"),
+        (1_000_000, 3_000_000, "text", "EXIT"),
+    ]
+    first = results[0].events[0]
+    assert events[0] == {
+        "video_id": video_id("a.mp4"),
+        "run_id": "run-1",
+        "event_id": first.event_id(video_id("a.mp4"), "run-1"),
+        "start_us": 0,
+        "end_us": 2_000_000,
+        "kind": "shot",
+        "text": "a text",
+        "confidence": 0.5,
+        "model": "signals",
+        "window_first": 0,
+        "window_last": 0,
+        "evidence_us": [0],
+        "attributes": '{"level":1}',
+    }
+    videos = {v["video_id"]: v for v in snapshot.table("videos").to_pylist()}
+    assert videos[video_id("b.mp4")]["reason"] == "corrupt: no frame"
+    assert videos[video_id("a.mp4")]["lost_us"] == [{"start_us": 5, "end_us": 9}]
+    assert videos[video_id("a.mp4")]["frames"] == 2 and videos[video_id("a.mp4")]["events"] == 2
+    (window,) = snapshot.table("windows").to_pylist()
+    assert window["frame_us"] == [0, 500_000] and window["replica"] == "r0"
+    (run,) = snapshot.table("runs").to_pylist()
+    assert run["status"] == "done" and json.loads(run["totals"]) == {"videos": 2}
+    assert json.loads(run["config"]) == {"fps": 2, "bad": None}
+
+
+def test_a_video_is_committed_once(tmp_path: Path) -> None:
+    first = open_log(tmp_path / "log")
+    second = open_log(tmp_path / "log", "run-2")
+    other = open_log(tmp_path / "log", "run-3", "c2")
+    assert first.commit([video_result("a"), video_result("a"), video_result("b")]).already == (video_id("a"),)
+    # The second committer still stands at the version before that commit.
+    report = second.commit([video_result("b", run_id="run-2"), video_result("c", run_id="run-2")])
+    assert report.committed == (video_id("c"),) and report.already == (video_id("b"),)
+    assert second.commit([video_result("a", run_id="run-2")]).committed == ()
+    assert other.commit([video_result("a", run_id="run-3", config_hash="c2")]).committed == (video_id("a"),)
+    assert first.done("c1") == {video_id(n): "done" for n in "abc"}
+    assert first.done("c2") == {video_id("a"): "done"}
+    events = first.snapshot().table("events").to_pylist()
+    assert sorted((e["video_id"], e["run_id"]) for e in events) == sorted(
+        2 * [(video_id("a"), "run-1"), (video_id("b"), "run-1"), (video_id("c"), "run-2"), (video_id("a"), "run-3")]
+    )
+
+
+def test_a_failed_video_gives_way(tmp_path: Path) -> None:
+    log = open_log(tmp_path / "log")
+    again = open_log(tmp_path / "log", "run-2")
+    log.commit([video_result("a", status="failed", reason="storage: 503")])
+    assert log.done("c1") == {video_id("a"): "failed"}
+    same = video_result("a", run_id="run-2", status="failed", reason="storage: 503")
+    assert again.commit([same]).already == (video_id("a"),)
+    assert again.commit([video_result("a", run_id="run-2")]).committed == (video_id("a"),)
+    assert log.commit([video_result("a")]).already == (video_id("a"),)
+    assert log.done("c1") == again.done("c1") == {video_id("a"): "done"}
+
+
+def test_others_read_it(tmp_path: Path) -> None:
+    """DuckDB, Polars and pandas, through the Delta log and without our code."""
+    path = str(tmp_path / "log")
+    log = open_log(tmp_path / "log")
+    log.commit([video_result("a")])
+    log.commit([video_result("b"), video_result("c", status="failed", reason="empty: no bytes")])
+    log.finish_run("run-1", {}, "done")
+    frame = polars.scan_delta(path).filter(polars.col("record") == "events").collect()
+    assert sorted(frame["text"].to_list()) == ["EXIT", "EXIT", "a text", "a text"]
+    table = DeltaTable(path)
+    pandas = table.to_pandas(partitions=[("record", "=", "videos")], columns=["video_id", "status", "uris"])
+    assert sorted(pandas["status"]) == ["done", "done", "failed"]
+    dataset = table.to_pyarrow_dataset()  # noqa: F841 (DuckDB finds it by name)
+    query = "select record, count(*) from dataset group by all order by all"
+    assert duckdb.sql(query).fetchall() == [("events", 4), ("runs", 1), ("videos", 3), ("windows", 2)]
+    files = [uri for uri in table.file_uris() if "record=events" in uri]
+    assert duckdb.sql("select count(*) from read_parquet($files)", params={"files": files}).fetchall() == [(4,)]
+
+
+def test_names_are_added_without_rewriting(tmp_path: Path) -> None:
+    log = open_log(tmp_path / "log")
+    log.commit([video_result("a")])
+    version = log.snapshot().version
+    log.record_names({video_id("a"): ["/copy/a.mp4", "/copy/b.mp4"]})
+    log.record_names({video_id("a"): ["/copy/a.mp4"]})
+    assert log.snapshot().version == version + 1
+    names = EventLog.open(str(tmp_path / "log")).snapshot().table("names").to_pylist()
+    assert [n["uri"] for n in names] == ["/copy/a.mp4", "/copy/b.mp4"]
+
+
+def test_earlier_versions_stay_readable(tmp_path: Path) -> None:
+    log = open_log(tmp_path / "log")
+    log.commit([video_result("a")])
+    before = log.snapshot()
+    log.commit([video_result("b")])
+    assert before.table("events").num_rows == 2 and log.snapshot().table("events").num_rows == 4
+    assert log.snapshot(before.version).table("events").num_rows == 2
+
+
+def test_what_is_no_log_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LogError, match="there is no event log here"):
+        EventLog.open(str(tmp_path / "nothing"))
+    assert not (tmp_path / "nothing").exists()
+    DeltaTable.create(str(tmp_path / "foreign"), schema=open_log(tmp_path / "log").snapshot().table("names").schema)
+    with pytest.raises(LogError, match="not an event log"):
+        EventLog.open(str(tmp_path / "foreign"))
+    commit = tmp_path / "log" / "_delta_log" / f"{0:020}.json"
+    commit.write_text(commit.read_text().replace('schemaVersion":"1"', 'schemaVersion":"7"'))
+    with pytest.raises(LogError, match="schema version 7"):
+        EventLog.open(str(tmp_path / "log"))
+    with pytest.raises(LogError, match="local path"):
+        EventLog.open("ftp://host/log", create=True)
+
+
+def test_misuse_is_refused(tmp_path: Path) -> None:
+    log = open_log(tmp_path / "log")
+    with pytest.raises(LogError, match="not begun"):
+        log.commit([video_result("a", run_id="other")])
+    with pytest.raises(LogError, match="already in the log"):
+        open_log(tmp_path / "log")
+    with pytest.raises(LogError, match="not begun"):
+        log.finish_run("other", {}, "done")
+
+
+def test_a_video_of_many_events_and_hostile_text(tmp_path: Path) -> None:
+    log = open_log(tmp_path / "log")
+    events = [event(i * 10, i * 10 + 5, text="\ud800 \x00 ü" if i == 7 else "x") for i in range(10_000)]
+    log.commit([video_result("big", events[::-1]), video_result("none", ())])
+    table = log.snapshot().table("events")
+    assert table["start_us"].to_pylist() == [e.start_us for e in events]
+    assert table["text"][7].as_py() == "? \x00 ü"
