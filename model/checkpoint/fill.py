@@ -1,0 +1,70 @@
+"""From a checkpoint's bytes into tensors that already exist: no second copy of a model, hardly one of a matrix."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from model.checkpoint.fp8 import dequantise
+from model.checkpoint.header import Stored
+from model.checkpoint.layout import Read
+from model.checkpoint.source import Source
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+}
+STRIP = 64 << 20  # bytes read at a time where they cannot go straight to their place
+
+
+def fill(source: Source, read: Read, block: tuple[int, int] | None, target: Tensor) -> None:
+    """Read one matrix into `target`, converting dtype, orientation and FP8 scales on the way.
+
+    Where nothing needs converting and `target` is in host memory the bytes go straight there.
+    """
+    stored = read.stored
+    shape = stored.shape if read.item is None else stored.shape[1:]
+    items = 1 if read.item is None else stored.shape[0]
+    start = stored.start + (read.item or 0) * (stored.nbytes // items)
+    dtype = DTYPES[stored.dtype]
+    if read.scale is not None and block is not None:
+        weight = _read(source, stored.file, start, dtype, shape)
+        scale = _read_scale(source, read.scale, read.item)
+        whole = torch.empty(shape, dtype=torch.float32)
+        matrices, scales = (weight, scale) if weight.dim() > 2 else (weight[None], scale[None])
+        for matrix, factors, out in zip(matrices, scales, whole.view_as(matrices), strict=True):
+            dequantise(matrix, factors, block, out)
+        target.copy_(whole.transpose(-1, -2) if read.transposed else whole)
+    elif read.transposed:
+        target.copy_(_read(source, stored.file, start, dtype, shape).transpose(-1, -2))
+    elif target.dtype == dtype and target.device.type == "cpu" and target.is_contiguous():
+        _read_into(source, stored.file, start, target)
+    else:
+        rows = shape[0] if shape else 1
+        row_bytes = max(1, (stored.nbytes // items) // max(rows, 1))
+        step = max(1, STRIP // row_bytes)
+        flat = target if shape else target.view(1)
+        for row in range(0, rows, step):
+            part = flat[row : row + step]
+            part.copy_(_read(source, stored.file, start + row * row_bytes, dtype, part.shape))
+
+
+def _read_scale(source: Source, scale: Stored, item: int | None) -> Tensor:
+    whole = scale.shape if item is None else scale.shape[1:]
+    items = 1 if item is None else scale.shape[0]
+    start = scale.start + (item or 0) * (scale.nbytes // items)
+    return _read(source, scale.file, start, DTYPES[scale.dtype], whole)
+
+
+def _read(source: Source, file: str, start: int, dtype: torch.dtype, shape: tuple[int, ...] | torch.Size) -> Tensor:
+    tensor = torch.empty(tuple(shape), dtype=dtype)
+    _read_into(source, file, start, tensor)
+    return tensor
+
+
+def _read_into(source: Source, file: str, start: int, tensor: Tensor) -> None:
+    if tensor.numel():
+        source.read_into(file, start, tensor.view(-1).view(torch.uint8).numpy().data)
