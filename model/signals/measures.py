@@ -100,7 +100,7 @@ class Measures:
 
 
 def found_again(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> float:
-    """Mean over textured blocks of `a` of the best normalised correlation (0 at least) with `b`; NaN if none has texture."""
+    """Mean over textured blocks of `a` of the best normalised correlation (at least 0) with `b`; NaN without any."""
     reach_x, reach_y = MATCH[0] // 3, MATCH[1] // 3
     best = []
     for y in range(0, MATCH[1] - BLOCK + 1, STEP):

@@ -24,7 +24,7 @@ from model.signals.mixture import mixtures
 from model.signals.text import text_events
 from model.signals.text_reader import TextReader, reader_digest
 from model.signals.thresholds import Thresholds
-from pipeline.errors import ModelError
+from pipeline.errors import UsageError
 from pipeline.event import KindRule, WindowEvent, WindowEvents
 from pipeline.frames import Frames
 from pipeline.plan import SECOND_US, Sampling, Window, Windowing
@@ -57,21 +57,21 @@ class SignalSettings:
 
     @classmethod
     def parse(cls, settings: Mapping[str, Any]) -> SignalSettings:
-        """Raises ModelError for a setting that is not known or of the wrong type."""
+        """Raises UsageError for a setting that is not known or of the wrong type."""
         known = {f.name: type(f.default) for f in fields(cls)}
         for name, value in settings.items():
             if name not in known:
-                raise ModelError(f"signals has no setting {name!r}; it knows {', '.join(sorted(known))}")
+                raise UsageError(f"signals has no setting {name!r}; it knows {', '.join(sorted(known))}")
             if type(value) is not known[name]:
-                raise ModelError(f"signals: {name} must be {known[name].__name__}, not {value!r}")
+                raise UsageError(f"signals: {name} must be {known[name].__name__}, not {value!r}")
         parsed = cls(**settings)
         if parsed.threads < 1:
-            raise ModelError(f"signals: threads must be at least 1, not {parsed.threads}")
+            raise UsageError(f"signals: threads must be at least 1, not {parsed.threads}")
         return parsed
 
 
 def profile(settings: Mapping[str, Any]) -> ModelProfile:
-    """What the driver must know; loads no model. Raises ModelError as `SignalSettings.parse` and `reader_digest` do."""
+    """What the driver must know; loads no model. Raises as `SignalSettings.parse` and `reader_digest` do."""
     parsed = SignalSettings.parse(settings)
     digest = hashlib.blake2b(f"signals {ALGORITHM_VERSION} ".encode(), digest_size=16)
     if parsed.text:
@@ -83,12 +83,12 @@ def profile(settings: Mapping[str, Any]) -> ModelProfile:
         windowing=WINDOWING,
         rules=RULES,
         cpus=float(parsed.threads),
-        notice="signals knows cuts, fades, dissolves, black, blank, frozen, activity and on-screen text; no objects or actions",
+        notice="signals sees cuts, fades, black, blank and frozen pictures, activity and text; no objects or actions",
     )
 
 
 def load(settings: Mapping[str, Any]) -> SignalsModel:
-    """The model, ready to watch. Raises ModelError as `profile` does."""
+    """The model, ready to watch. Raises as `profile` does."""
     return SignalsModel(SignalSettings.parse(settings))
 
 

@@ -16,7 +16,9 @@ def text_events(frames: Frames, measures: Measures, reader: TextReader, threshol
     """One event per text. Attributes: `box_left`, `box_top`, `box_right`, `box_bottom` (shares of the picture)."""
     reads = [(i, reader.read(frames.pixels[i])) for i in frames_to_read(frames, thresholds)]
     return [
-        text_event(measures, one) for one in track(frames, reads, thresholds) if one.line.score >= thresholds.text_score
+        text_event(measures, one)
+        for one in track(frames, reads, thresholds)
+        if one.line.score >= thresholds.text_score and sum(map(str.isalnum, one.text)) >= thresholds.text_letters
     ]
 
 

@@ -26,19 +26,20 @@ class Strokes:
 
 
 def strokes(picture: npt.NDArray[np.uint8], thresholds: Thresholds) -> Strokes:
-    luma = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    edges = cv2.morphologyEx(luma, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+    luma = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
+    edges = np.asarray(cv2.morphologyEx(luma, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)), np.uint8)
     return Strokes(luma, cell_means(edges) >= thresholds.stroke_edge)
 
 
 def cell_means(plane: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     height, width = plane.shape
-    return cv2.resize(plane, (max(1, width // CELL), max(1, height // CELL)), interpolation=cv2.INTER_AREA)
+    cells = max(1, width // CELL), max(1, height // CELL)
+    return np.asarray(cv2.resize(plane, cells, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def changed_cells(a: Strokes, b: Strokes, thresholds: Thresholds) -> int:
     """How many cells with strokes in either picture differ."""
-    differs = cell_means(cv2.absdiff(a.luma, b.luma)) >= thresholds.stroke_change
+    differs = cell_means(np.asarray(cv2.absdiff(a.luma, b.luma), np.uint8)) >= thresholds.stroke_change
     return int((differs & (a.strong | b.strong)).sum())
 
 

@@ -113,7 +113,7 @@ def extend(frames: Frames, one: Track, others: list[Track], thresholds: Threshol
 
 
 def crop_edges(picture: npt.NDArray[np.uint8], box: tuple[float, float, float, float]) -> npt.NDArray[np.float32]:
-    """float32 [2, 24, w]: horizontal and vertical gradients of the box's luma, contrast limited: strokes count, light not."""
+    """float32 [2, 24, w]: horizontal and vertical gradients of the box's luma."""
     height, width, _ = picture.shape
     left, right = int(box[0] * width), max(int(np.ceil(box[2] * width)), int(box[0] * width) + 1)
     top, bottom = int(box[1] * height), max(int(np.ceil(box[3] * height)), int(box[1] * height) + 1)

@@ -23,8 +23,8 @@ class Thresholds:
     blank_share: float = 0.98
     blank_peak: float = 28.0
 
-    # frozen: ffmpeg's freezedetect: mean absolute difference at most -60 dB (0.001 of full scale) for 2 s. H.264 coding of a
-    # repeated picture drifts by up to about twice that at key frames.
+    # frozen: ffmpeg's freezedetect: mean absolute difference at most -60 dB (0.001 of full scale) for 2 s. H.264
+    # coding of a repeated picture drifts by up to about twice that at key frames.
     frozen_change: float = 0.5
     # ... and no 8 x 8 px cell of the small copy changes more: a talking mouth in a drawn still is not frozen.
     frozen_cell: float = 4.0
@@ -82,6 +82,8 @@ class Thresholds:
     # Readings below this score are noise; a text must once be read with the second score.
     text_least_score: float = 0.6
     text_score: float = 0.8
+    # A ring reads as O, a bar as 1: a text has at least this many letters or digits.
+    text_letters: int = 2
     # Readings this alike (with equal digits) are one text read twice.
     text_similarity: float = 0.75
     # How many line heights a line may move from read to read (credits roll).
