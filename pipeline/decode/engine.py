@@ -1,0 +1,99 @@
+"""Answers wanted times of one video, in order and flat memory: by the packets where they tell, else the plain way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.decode.bitstream import H264
+from pipeline.decode.limits import DecodeLimits
+from pipeline.decode.pictures import Converter
+from pipeline.decode.plain import plain_answers
+from pipeline.decode.pool import Pool
+from pipeline.decode.schedule import Distrust, Pick, Schedule, Times
+from pipeline.decode.source import PacketSource
+from pipeline.plan import Sampling
+from pipeline.video import Video
+
+#: Codecs of which a packet holds one picture, and whose key packets are points of entry (proved for H.264 and HEVC).
+_BY_PACKETS = frozenset({"h264", "hevc", "vp8", "vp9", "av1", "mjpeg", "prores", "dnxhd"})
+#: Containers whose packets carry presentation times.
+_TIMED = frozenset({"mov", "mp4", "matroska", "webm", "mpegts", "flv", "ivf", "mxf", "nut"})
+
+
+class Answer(NamedTuple):
+    """What is shown at `at_us`: the frame presented in `[time_us, end_us)`; `pixels` is None where it was lost."""
+
+    at_us: int
+    time_us: int
+    end_us: int
+    pixels: npt.NDArray[np.uint8] | None
+
+
+def answers(video: Video, times: Iterator[int], sampling: Sampling, limits: DecodeLimits) -> Iterator[Answer]:
+    """An Answer for each wanted time (ascending) at which something is shown.
+
+    Frames come out by the exact same rule whatever time is asked first. Raises VideoError.
+    """
+    wanted = Times(times)
+    if wanted.peek() is None:
+        return
+    source = PacketSource(video, limits)
+    try:
+        width, height = sampling.size(video.width, video.height)
+        engine = _Engine(source, wanted, sampling, limits, width, height)
+        for at_us, pick in engine.answers():
+            if pick is not None:
+                yield Answer(at_us, pick.time_us, pick.end_us, pick.pixels if pick.state == "good" else None)
+    finally:
+        source.close()
+
+
+class _Engine:
+    def __init__(
+        self, source: PacketSource, times: Times, sampling: Sampling, limits: DecodeLimits, width: int, height: int
+    ) -> None:
+        self._source, self._times, self._sampling, self._limits = source, times, sampling, limits
+        self._size = width, height
+
+    def answers(self) -> Iterator[tuple[int, Pick | None]]:
+        if self._packets_tell():
+            schedule = Schedule(self._source, self._times, self._tolerance_us(), self._limits.threads > 1)
+            pool = Pool(self._source, self._limits, self._converter)
+            due = schedule.answers
+            trusted = True
+            try:
+                try:
+                    for batch in schedule.batches():
+                        pool.submit(batch)
+                        while due and (due[0][1] is None or due[0][1].state in ("good", "lost")):
+                            yield due.popleft()
+                except Distrust:
+                    trusted = False
+                pool.finish()
+            finally:
+                pool.close()
+            while due and (due[0][1] is None or due[0][1].state in ("good", "lost")):
+                yield due.popleft()
+            if trusted and not due:
+                return
+            self._times.give_back([t for t, _ in due])
+        yield from plain_answers(self._source, self._times, self._limits, self._converter())
+
+    def _tolerance_us(self) -> int:
+        """Below half of the sampling period, so that what is picked does not depend on where decoding began."""
+        period_us = int(1_000_000 / self._sampling.fps)
+        return max(0, min(self._sampling.tolerance_us, (period_us - 1) // 2))
+
+    def _packets_tell(self) -> bool:
+        context = self._source.stream.codec_context
+        if context.codec.canonical_name not in _BY_PACKETS or not self._source.timed(_TIMED):
+            return False
+        inspector = self._source.inspector()
+        return not (isinstance(inspector, H264) and inspector.interlaced_possible)
+
+    def _converter(self) -> Converter:
+        return Converter(*self._size, float(self._source.stream.sample_aspect_ratio or 1))
