@@ -1,6 +1,6 @@
 """Replicas: copies of the model that watch windows. Here the plain one, a model in one actor.
 
-The flow knows a replica only as a `Replica`, so that a gang of ranks (workers/gang.py) can stand where one actor stands.
+The flow knows a replica only as a `Replica`: a gang of ranks (workers/gang.py) can stand where one actor stands.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ class ActorReplica:
 
     def __init__(self, name: str, choice: ModelChoice, profile: ModelProfile, cpus: float) -> None:
         self.name = name
-        self._actor = _ModelActor.options(num_cpus=cpus, num_gpus=profile.gpus).remote(choice)
+        options = {"num_cpus": cpus, "num_gpus": profile.gpus}
+        self._actor = _ModelActor.options(**options).remote(choice)  # type: ignore[attr-defined]
         self._ready = self._actor.load.remote()
 
     def ready(self) -> ray.ObjectRef:

@@ -1,0 +1,356 @@
+"""`secondsight run`: watch an archive and write what happens into an event log."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from pipeline.clock import parse_time
+from pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from model.interface import ModelProfile
+    from pipeline.config import RunConfig
+    from workers.flow import Limits, Progress
+
+DESCRIPTION = """\
+Watch an archive and write what happens into an event log.
+
+ARCHIVE is a file, a directory (searched for videos), a glob, a list of names (@FILE, or a .txt, .list, .lst or
+.m3u file), or a URI such as s3://bucket/prefix or https://host/clip.mp4; give as many as you like.
+
+Running it again continues: videos that the log already holds under the same configuration (sampling, windows, model
+and its settings) are not watched again, under whatever name they are found. Ctrl-C stops cleanly; what is finished
+is in the log. A video that cannot be read never stops the run: it gets a row with its reason, see
+`secondsight log LOG --failures`.
+
+exit status:
+  0    every video is in the log
+  1    the run could not be carried out; what was finished before is in the log
+  2    wrong usage
+  3    finished, but some videos failed or were quarantined
+  130  stopped by Ctrl-C
+
+examples:
+  secondsight run holiday/ --log LOG
+  secondsight run 's3://bucket/2026/*.mp4' --log s3://bucket/log --exclude '*_preview.mp4'
+  secondsight run clips/ --log LOG --fps 1 --window 30 --set text=false
+"""
+
+EXIT_FAILURES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What a run did. Videos are counted once however many names they have; `failures`: (uri, reason), the first 1000.
+
+    `already`: videos that the log held before. `run_id` is "" when there was nothing to do.
+    """
+
+    run_id: str
+    log: str
+    videos: int
+    already: int
+    failed: int
+    quarantined: int
+    duplicates: int
+    windows: int
+    events: int
+    video_s: float
+    elapsed_s: float
+    failures: tuple[tuple[str, str], ...]
+    totals: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def hours_per_hour(self) -> float:
+        """Hours of video watched in an hour."""
+        return self.video_s / self.elapsed_s if self.elapsed_s > 0 else 0.0
+
+
+def run(
+    archive: str | Sequence[str],
+    log: str,
+    model: str = "signals",
+    *,
+    settings: Mapping[str, Any] | None = None,
+    fps: float | str | Fraction | None = None,
+    window_s: float | None = None,
+    overlap_s: float | None = None,
+    short_side: int | None = None,
+    tolerance_s: float | None = None,
+    decoder: str | None = None,
+    replicas: int | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    retry_failed: bool = False,
+    address: str | None = None,
+    limits: Limits | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_start: Callable[[str], None] | None = None,
+) -> RunSummary:
+    """Watch `archive` and commit what happens to the event log at `log`. What is left None is the model's default.
+
+    `settings` go to the model. `replicas`: None for as many as fit. `address`: of a Ray cluster; by default
+    $RAY_ADDRESS, else one is started here for this run. `on_start` is called with lines for the user before the work
+    begins, `on_progress` about ten times a second while it runs.
+
+    Raises UsageError for a call that cannot be meant, ModelError and LogError where model or log cannot be used;
+    what is finished by then is in the log, and so it is after KeyboardInterrupt.
+    """
+    from model.registry import find_model
+    from pipeline.archive import list_sources
+    from pipeline.config import new_run_id
+    from pipeline.log import EventLog
+
+    say = on_start or (lambda line: None)
+    settings = dict(settings or {})
+    profile = find_model(model).profile(settings)
+    config = configure(profile, fps, window_s, overlap_s, short_side, tolerance_s, decoder)
+    if replicas is not None and replicas < 1:
+        raise UsageError(f"--replicas {replicas}: must be at least 1")
+    sources = list_sources([archive] if isinstance(archive, str) else list(archive), include, exclude)
+    event_log = EventLog.open(log, create=True)
+    committed = event_log.done(config.config_hash)
+    skip = {i: s for i, s in committed.items() if s == "done"} if retry_failed else committed
+    if profile.notice:
+        say(profile.notice)
+    if committed:
+        not_done = sum(s != "done" for s in committed.values())
+        again = "taken up again" if retry_failed else "left; --retry-failed takes them up again"
+        failed = f", {not_done:,} of them failed ({again})" if not_done else ""
+        say(f"{log} holds {len(committed):,} videos of this configuration already{failed}")
+
+    # Ray takes a second to import: only now that the call is known to be meant.
+    from workers.cluster import cluster
+    from workers.flow import Flow
+    from workers.replica import ModelChoice
+    from workers.shares import share_out
+
+    run_id = new_run_id()
+    begun: list[float] = []
+
+    with cluster(address) as machines:
+        shares = share_out(machines.resources, profile, replicas, elastic=not machines.ours)
+
+        def begin() -> None:
+            begun.append(time.time())
+            event_log.begin_run(_run_record(run_id, config, begun[0], machines.resources))
+
+        flow = Flow(
+            sources,
+            event_log,
+            run_id,
+            config,
+            ModelChoice(model, settings),
+            profile,
+            shares,
+            skip=skip,
+            limits=limits,
+            on_work=begin,
+            on_progress=on_progress or (lambda progress: None),
+        )
+        began = time.monotonic()
+        status = "failed"
+        try:
+            flow.run()
+            status = "done"
+        except (KeyboardInterrupt, SystemExit):
+            status = "stopped"
+            raise
+        finally:
+            elapsed_s = time.monotonic() - began
+            if begun:
+                event_log.finish_run(run_id, flow.progress.totals(elapsed_s), status)
+    return _summary(run_id if begun else "", log, flow.progress, elapsed_s)
+
+
+def configure(
+    profile: ModelProfile,
+    fps: float | str | Fraction | None = None,
+    window_s: float | None = None,
+    overlap_s: float | None = None,
+    short_side: int | None = None,
+    tolerance_s: float | None = None,
+    decoder: str | None = None,
+) -> RunConfig:
+    """The model's defaults with the user's wishes over them. Raises UsageError for values that cannot be run."""
+    from pipeline.config import RunConfig
+
+    sampling, windowing = profile.sampling, profile.windowing
+    if fps is not None:
+        sampling = replace(sampling, fps=_fraction(fps))
+    if short_side is not None:
+        if short_side < 2:
+            raise UsageError(f"--short-side {short_side}: must be at least 2 pixels")
+        sampling = replace(sampling, short_side=short_side)
+    if tolerance_s is not None:
+        if tolerance_s < 0:
+            raise UsageError(f"--tolerance {tolerance_s:g}: must not be negative")
+        sampling = replace(sampling, tolerance_us=round(tolerance_s * 1e6))
+    if decoder is not None:
+        sampling = replace(sampling, decoder=decoder)
+    if window_s is not None:
+        length_us = round(window_s * 1e6)
+        # A window shorter than the model's own keeps its share of overlap, not its seconds.
+        overlap_us = windowing.overlap_us
+        if overlap_s is None and 2 * overlap_us > length_us:
+            overlap_us = length_us * windowing.overlap_us // windowing.length_us
+        windowing = replace(windowing, length_us=length_us, overlap_us=overlap_us)
+    if overlap_s is not None:
+        windowing = replace(windowing, overlap_us=round(overlap_s * 1e6))
+    who = profile.identity
+    return RunConfig(sampling, windowing, who.name, who.weights_hash, who.settings)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("archive", nargs="+", metavar="ARCHIVE", help="what to watch (see above)")
+    parser.add_argument("--log", required=True, help="the event log: a directory or an s3:// prefix; made where absent")
+    parser.add_argument("--include", action="append", default=[], metavar="PATTERN", help="watch only names that match")
+    parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="leave out names that match")
+    parser.add_argument("--retry-failed", action="store_true", help="take up videos again that failed before")
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", default="signals", help="who watches (default: signals, which needs no weights)")
+    model.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="KEY=VALUE",
+        help="a setting of the model, such as text=false; may be given again",
+    )
+    sampling = parser.add_argument_group("what the model sees (default: what suits it)")
+    sampling.add_argument("--fps", metavar="RATE", help="frames per second: 2, 0.5, 30000/1001")
+    sampling.add_argument("--window", metavar="TIME", help="what it sees at once: 16, 1:30")
+    sampling.add_argument("--overlap", metavar="TIME", help="how much of it the next window sees again")
+    sampling.add_argument("--short-side", type=int, metavar="PX", help="shorter side of the pictures, never enlarged")
+    sampling.add_argument(
+        "--tolerance", metavar="TIME", help="take the cheapest frame within this time of the wanted one (default: 0)"
+    )
+    sampling.add_argument("--decoder", choices=("pyav", "decord"), help="what decodes the videos (default: pyav)")
+    machines = parser.add_argument_group("machines")
+    machines.add_argument("--replicas", default="auto", metavar="N", help="copies of the model (default: auto)")
+    machines.add_argument("--address", help="a Ray cluster: auto, HOST:PORT (default: $RAY_ADDRESS, else this machine)")
+
+
+def main(args: argparse.Namespace) -> int:
+    from jobs.progress import ProgressDisplay, summary_lines
+
+    began = time.monotonic()
+    with ProgressDisplay() as display:
+        summary = run(
+            args.archive,
+            args.log,
+            args.model,
+            settings=parse_settings(args.settings),
+            fps=args.fps,
+            window_s=_seconds(args.window),
+            overlap_s=_seconds(args.overlap),
+            short_side=args.short_side,
+            tolerance_s=_seconds(args.tolerance),
+            decoder=args.decoder,
+            replicas=_replicas(args.replicas),
+            include=args.include,
+            exclude=args.exclude,
+            retry_failed=args.retry_failed,
+            address=args.address,
+            on_progress=display.show,
+            on_start=display.say,
+        )
+    for line in summary_lines(summary, time.monotonic() - began):
+        print(line)
+    return EXIT_FAILURES if summary.failed or summary.quarantined else 0
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE pairs; a value is JSON where it can be read as such (true, 3, "x"), else text."""
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set {pair}: write KEY=VALUE")
+        try:
+            settings[key] = json.loads(value)
+        except ValueError:
+            settings[key] = value
+    return settings
+
+
+def _seconds(text: str | None) -> float | None:
+    return None if text is None else parse_time(text) / 1e6
+
+
+def _replicas(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal():
+        raise UsageError(f"--replicas {text}: write a number or auto")
+    return int(text)
+
+
+def _fraction(value: float | str | Fraction) -> Fraction:
+    try:
+        return Fraction(str(value)) if not isinstance(value, Fraction) else value
+    except (ValueError, ZeroDivisionError):
+        raise UsageError(f"--fps {value}: not a rate; write 2, 0.5 or 30000/1001") from None
+
+
+def _run_record(run_id: str, config: RunConfig, started: float, resources: Mapping[str, float]) -> Any:
+    from pipeline.log import RunRecord
+
+    return RunRecord(
+        run_id=run_id,
+        config_hash=config.config_hash,
+        config=config.as_json(),
+        model=config.model,
+        weights_hash=config.weights_hash,
+        code_version=_code_version(),
+        host={
+            "node": platform.node(),
+            "system": platform.platform(),
+            "python": platform.python_version(),
+            "ray": version("ray"),
+            "process": os.getpid(),
+            "resources": {k: v for k, v in resources.items() if not k.startswith("node:")},
+        },
+        started_us=int(started * 1e6),
+    )
+
+
+def _code_version() -> str:
+    try:
+        return version("secondsight")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _summary(run_id: str, log: str, progress: Progress, elapsed_s: float) -> RunSummary:
+    return RunSummary(
+        run_id=run_id,
+        log=log,
+        videos=progress.done,
+        already=progress.already,
+        failed=progress.failed,
+        quarantined=progress.quarantined,
+        duplicates=progress.duplicates,
+        windows=progress.windows,
+        events=progress.events,
+        video_s=progress.video_us / 1e6,
+        elapsed_s=elapsed_s,
+        failures=tuple(progress.failures),
+        totals=progress.totals(elapsed_s),
+    )
+
+
+if __name__ == "__main__":
+    from jobs.cli import main as cli
+
+    sys.exit(cli(["run", *sys.argv[1:]]))

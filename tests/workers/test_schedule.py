@@ -1,0 +1,270 @@
+"""The schedule against worlds in which everything may go wrong, played without Ray."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from fractions import Fraction
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.event import WindowEvents
+from pipeline.plan import SECOND_US, Sampling, Windowing
+from pipeline.video import Video
+from workers.schedule import MAX_KILLS, MAX_LOSSES, MAX_QUARANTINED, TRIES, Schedule
+from workers.work import Batch, Decoded, DecodeOrder, Watched
+
+SAMPLING = Sampling(fps=Fraction(1), short_side=None)
+WINDOWING = Windowing(4 * SECOND_US, SECOND_US)
+
+
+def _video(name: str, seconds: float = 30, width: int = 100, height: int = 100) -> Video:
+    return Video(name, (name,), 1000, round(seconds * SECOND_US), 0, width, height, 0, "h264", 25.0, 0)
+
+
+def _schedule(**options: int) -> Schedule:
+    defaults = {"budget_bytes": 10**9, "decoders": 2, "segment_us": 9 * SECOND_US}
+    return Schedule(SAMPLING, WINDOWING, **{**defaults, **options})
+
+
+def _decoded(order: DecodeOrder, index: int) -> Decoded:
+    video = order.segment.video
+    return Decoded(WINDOWING.window(video.video_id, index, video.duration_us), (index,), (), 0.1, 1)
+
+
+class _World:
+    """Plays decoders and replicas at random; counts what was watched and what was in flight in truth."""
+
+    def __init__(self, schedule: Schedule, seed: int, bad: dict[tuple[str, int], str]) -> None:
+        self.schedule, self.random, self.bad = schedule, random.Random(seed), bad
+        self.streams: dict[int, tuple[DecodeOrder, int]] = {}
+        self.batches: list[Batch] = []
+        self.finished: list[Watched] = []
+        self.watched: Counter[tuple[str, int]] = Counter()
+        self.kills: Counter[tuple[str, int]] = Counter()
+        self.now = 0.0
+        self.peak = 0
+
+    def play(self, videos: list[Video], replicas: int = 2) -> None:
+        rest = list(reversed(videos))
+        for _ in range(20_000):
+            self.now += 0.1
+            if rest and self.schedule.wants_videos():
+                self.schedule.add(rest.pop())
+            while (order := self.schedule.next_decode(self.now)) is not None:
+                self.streams[order.number] = (order, order.segment.first)
+            while len(self.batches) < replicas and (batch := self.schedule.next_batch()) is not None:
+                self.batches.append(batch)
+            self._note_bytes()
+            actions = [self._step_stream] * bool(self.streams) + [self._step_replica] * bool(self.batches)
+            if actions:
+                self.random.choice(actions)()
+            for number in self.schedule.cancelled():
+                self.streams.pop(number, None)
+            self.finished += self.schedule.finished()
+            if not rest and self.schedule.idle() and not self.streams and not self.batches:
+                return
+        raise AssertionError("the schedule is stuck")
+
+    def _step_stream(self) -> None:
+        takeable = [n for n in self.streams if self.schedule.may_take(n)]
+        if not takeable:
+            return
+        number = self.random.choice(takeable)
+        order, index = self.streams[number]
+        if index > order.segment.last:
+            del self.streams[number]
+            self.schedule.decode_ended(number, self.now)
+        elif self.bad.get((order.segment.video.video_id, index), "").startswith("decode"):
+            del self.streams[number]
+            reason = self.bad[order.segment.video.video_id, index].split(":")[1]
+            self.schedule.decode_failed(number, reason, "bad bytes", self.now)
+        else:
+            self.streams[number] = (order, index + 1)
+            self.schedule.taken(number, _decoded(order, index), object())
+
+    def _step_replica(self) -> None:
+        batch = self.batches.pop(self.random.randrange(len(self.batches)))
+        keys = [(w.video_id, w.index) for w in batch.windows]
+        bad = {self.bad.get(k, "") for k in keys}
+        if "kill" in bad:
+            for key in keys:
+                if self.bad.get(key) == "kill":
+                    self.kills[key] += 1
+            self.schedule.replica_died(batch, "segfault")
+        elif "refuse" in bad:
+            self.schedule.refused(batch, "too long")
+        elif "lose" in bad:
+            self.schedule.frames_lost(batch, self.now)
+        else:
+            self.watched.update(keys)
+            self.schedule.answered(batch, [WindowEvents(w, ()) for w in batch.windows], "r")
+
+    def _note_bytes(self) -> None:
+        """Bytes that could really be there: what is held, and every open decoder as full as it may be."""
+        schedule = self.schedule
+        held = sum(w.window_bytes for w in schedule._ready) + sum(
+            m.window_bytes for b in self.batches for m in b.members
+        )
+        open_ = sum(order.depth * schedule.window_bytes(order.segment.video) for order, _ in self.streams.values())
+        assert held + open_ == schedule.bytes_in_flight
+        self.peak = max(self.peak, held + open_)
+
+
+FATE = st.sampled_from(["decode:corrupt", "decode:crash", "decode:storage", "kill", "refuse", "lose"])
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.5, 40), st.integers(2, 300)), min_size=1, max_size=6),
+    st.dictionaries(st.tuples(st.integers(0, 5), st.integers(0, 12)), FATE, max_size=4),
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.sampled_from([1, 200_000, 2_000_000, 10**9]),
+    st.integers(0, 10**6),
+)
+@settings(max_examples=150, deadline=None)
+def test_every_video_ends_once_and_as_it_must(sizes, fates, decoders, batch_windows, budget, seed) -> None:  # type: ignore[no-untyped-def]
+    videos = [_video(f"v{i}", seconds, side, side) for i, (seconds, side) in enumerate(sizes)]
+    bad = {(f"v{i}", index): fate for (i, index), fate in fates.items()}
+    schedule = _schedule(budget_bytes=budget, decoders=decoders, batch_windows=batch_windows)
+    world = _World(schedule, seed, bad)
+    world.play(videos)
+    assert sorted(w.video.video_id for w in world.finished) == [v.video_id for v in videos]
+    largest = max(schedule.window_bytes(v) for v in videos)
+    assert max(world.peak, schedule.peak_bytes) <= max(budget, 2 * largest)
+    assert schedule.bytes_in_flight == 0
+    for watched in world.finished:
+        video = watched.video
+        count = WINDOWING.count(video.duration_us)
+        of_it = {index: fate for (name, index), fate in bad.items() if name == video.video_id and index < count}
+        indices = [a.decoded.window.index for a in watched.answers]
+        if not of_it:
+            assert watched.status == "done" and watched.reason == ""
+            assert indices == list(range(count))
+        elif set(of_it.values()) == {"kill"} and len(of_it) < MAX_QUARANTINED:
+            assert watched.status == "quarantined"
+            assert indices == [i for i in range(count) if i not in of_it]
+            assert all(f"window {i} " in watched.reason for i in of_it)
+        elif set(of_it.values()) != {"kill"}:
+            assert watched.status in ("failed", "quarantined")
+        if watched.status == "failed":
+            assert not watched.answers and watched.reason
+    assert all(kills <= MAX_KILLS for kills in world.kills.values())
+
+
+def test_windows_are_answered_once_where_replicas_die_over_others() -> None:
+    """The windows that shared a batch with the deadly one are watched again, each answered exactly once."""
+    world = _World(_schedule(batch_windows=4), 1, {("v0", 2): "kill"})
+    world.play([_video("v0"), _video("v1")], replicas=1)
+    count = WINDOWING.count(30 * SECOND_US)
+    expected = {(f"v{v}", i): 1 for v in (0, 1) for i in range(count)}
+    del expected["v0", 2]
+    assert world.watched == expected
+    assert world.kills == {("v0", 2): MAX_KILLS}
+
+
+@pytest.mark.parametrize("reason", sorted(TRIES))
+def test_a_segment_is_tried_as_often_as_its_failure_is_worth_and_waits_where_that_can_help(reason: str) -> None:
+    schedule = _schedule(decoders=1, segment_us=100 * SECOND_US)
+    schedule.add(_video("v"))
+    now, begun = 0.0, []
+    while not list(schedule.finished()):
+        order = schedule.next_decode(now)
+        if order is None:
+            at = schedule.retry_at()
+            assert at is not None and at > now
+            now = at
+            continue
+        begun.append(now)
+        schedule.decode_failed(order.number, reason, "x", now)
+    assert len(begun) == TRIES[reason]
+    pauses = [b - a for a, b in pairwise(begun)]
+    assert pauses == [(2.0**i if reason in ("storage", "timeout") else 0.0) for i in range(len(pauses))]
+
+
+def test_a_segment_goes_on_where_it_failed_and_progress_earns_new_tries() -> None:
+    schedule = _schedule(decoders=1, segment_us=100 * SECOND_US)
+    schedule.add(_video("v"))
+    seen = []
+    for index in range(WINDOWING.count(30 * SECOND_US)):
+        for _ in range(2 if index == 0 else 1):  # the crash after a window was the first try of the next
+            order = schedule.next_decode(0.0)
+            assert order is not None
+            seen.append(order.segment.first)
+            schedule.decode_failed(order.number, "crash", "x", 0.0)
+        order = schedule.next_decode(0.0)
+        assert order is not None and order.segment.first == index
+        schedule.taken(order.number, _decoded(order, index), object())
+        schedule.decode_failed(order.number, "crash", "x", 0.0)
+        batch = schedule.next_batch()
+        assert batch is not None
+        schedule.answered(batch, [WindowEvents(batch.windows[0], ())], "r")
+    (watched,) = schedule.finished()
+    assert watched.status == "done"
+
+
+def test_a_decoder_that_ends_early_is_a_crash() -> None:
+    schedule = _schedule(segment_us=100 * SECOND_US)
+    schedule.add(_video("v"))
+    for _ in range(TRIES["crash"]):
+        order = schedule.next_decode(0.0)
+        assert order is not None and order.segment.first == 0
+        schedule.decode_ended(order.number, 0.0)
+    (watched,) = schedule.finished()
+    assert watched.status == "failed" and watched.reason.startswith("crash: decoding ended before window 0")
+
+
+def test_segments_of_one_video_decode_side_by_side() -> None:
+    schedule = _schedule(decoders=3)
+    schedule.add(_video("v"))
+    orders = [schedule.next_decode(0.0) for _ in range(4)]
+    assert orders[3] is None
+    spans = [(o.segment.first, o.segment.last) for o in orders[:3] if o]
+    assert spans == [(0, 2), (3, 5), (6, 8)]
+
+
+def test_a_failed_video_lets_go_of_everything() -> None:
+    schedule = _schedule(decoders=2)
+    schedule.add(_video("v"))
+    first, second = schedule.next_decode(0.0), schedule.next_decode(0.0)
+    assert first and second
+    schedule.taken(first.number, _decoded(first, 0), object())
+    schedule.taken(first.number, _decoded(first, 1), object())
+    batch = schedule.next_batch()
+    assert batch is not None
+    schedule.decode_failed(second.number, "corrupt", "no frame at all", 0.0)
+    assert schedule.cancelled() == [first.number]
+    schedule.answered(batch, [WindowEvents(batch.windows[0], ())], "r")  # came too late
+    assert schedule.bytes_in_flight == 0 and schedule.next_batch() is None
+    (watched,) = schedule.finished()
+    assert watched.status == "failed" and watched.answers == ()
+
+
+def test_a_batch_that_decoders_may_still_fill_is_held_back() -> None:
+    schedule = _schedule(decoders=1, batch_windows=3, segment_us=100 * SECOND_US)
+    schedule.add(_video("v"))
+    order = schedule.next_decode(0.0)
+    assert order is not None
+    for index in range(2):
+        schedule.taken(order.number, _decoded(order, index), object())
+    assert schedule.next_batch(part=False) is None
+    schedule.taken(order.number, _decoded(order, 2), object())
+    batch = schedule.next_batch(part=False)
+    assert batch is not None and len(batch.windows) == 3
+
+
+def test_frames_that_vanish_again_and_again_fail_their_video() -> None:
+    world = _World(_schedule(), 3, {("v", 1): "lose"})
+    world.play([_video("v")])
+    assert world.finished[0].status == "failed"
+    assert f"vanished {MAX_LOSSES + 1} times" in world.finished[0].reason
+
+
+def test_a_video_without_duration_is_a_failed_row() -> None:
+    schedule = _schedule()
+    assert schedule.add(_video("v", 0)) == 0
+    (watched,) = schedule.finished()
+    assert watched.status == "failed" and watched.reason.startswith("empty")

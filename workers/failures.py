@@ -1,0 +1,58 @@
+"""What an error that comes out of Ray means for the work at hand, in a few words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ray import exceptions as ray_errors
+
+from pipeline.errors import ModelError, VideoError
+
+What = Literal[
+    "video",  # VideoError: `reason` is its reason
+    "model",  # ModelError: no retry can mend it
+    "lost",  # the frames are gone from the object store
+    "died",  # a process ended: `reason` says "crash" or "memory"
+    "cancelled",  # we ended it
+    "fault",  # any other exception
+]
+
+_LOST = (
+    ray_errors.ObjectLostError,
+    ray_errors.ObjectReconstructionFailedError,
+    ray_errors.OwnerDiedError,
+    ray_errors.ReferenceCountingAssertionError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    what: What
+    reason: str
+    detail: str
+
+
+def understand(error: BaseException) -> Failure:
+    """Sort an exception that `ray.get` raised."""
+    if isinstance(error, ray_errors.RayTaskError) and isinstance(error.cause, BaseException):
+        error = error.cause  # raised in our code, or by Ray while it fetched the task's arguments
+    match error:
+        case VideoError():
+            return Failure("video", error.reason, error.detail)
+        case ModelError():
+            return Failure("model", "model", str(error))
+        case ray_errors.TaskCancelledError():
+            return Failure("cancelled", "timeout", "ended by the driver")
+        case ray_errors.OutOfMemoryError():
+            return Failure("died", "memory", "ended by Ray because the machine ran out of memory")
+        case ray_errors.WorkerCrashedError() | ray_errors.NodeDiedError():
+            return Failure("died", "crash", "its worker process died")
+        case ray_errors.ActorDiedError() | ray_errors.ActorUnavailableError() | ray_errors.RayActorError():
+            return Failure("died", "crash", "its process died")
+        case ray_errors.ObjectStoreFullError():
+            return Failure("fault", "storage", "the object store is full")
+    if isinstance(error, _LOST):
+        return Failure("lost", "storage", "its frames are gone from the object store")
+    lines = str(error).strip().splitlines()
+    return Failure("fault", "crash", f"{type(error).__name__}: {lines[-1][:300]}" if lines else type(error).__name__)

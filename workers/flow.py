@@ -1,0 +1,419 @@
+"""The flow of a run: archive -> identify -> decode -> replicas -> reduce -> log, driven by one loop in the driver.
+
+The driver holds references and small records, never pixels. What is done next is decided by the schedule
+(workers/schedule.py); here its decisions become Ray tasks, and what comes out of those is told to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import ray
+
+from model.interface import ModelProfile
+from pipeline.config import RunConfig
+from pipeline.errors import VideoError
+from pipeline.log.records import VideoResult
+from pipeline.video import Source, Video
+from workers.commit import Committer, Log, video_result
+from workers.decode import start_decode
+from workers.failures import understand
+from workers.identify import Listing, Stage, fingerprinting, probing
+from workers.pool import Outcome, Pool
+from workers.replica import ModelChoice, start_replica
+from workers.schedule import Schedule
+from workers.shares import Shares
+from workers.work import Decoded, DecodeOrder
+
+IDENTIFY_AHEAD = 32  # videos that are known and wait for a decoder
+REPORT_S = 0.1
+MAX_NOTES = 1000  # failures kept for the summary; the log has all of them
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one video may cost. `stall_s`: time without progress in one decode task, or in opening one video.
+    `decode_bytes`: private memory that decoding may add to its process. `startup_s`: for the first replica."""
+
+    stall_s: float = 120.0
+    decode_bytes: int | None = 4 << 30
+    startup_s: float = 900.0
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands; also its totals in the end. Videos are counted once however many names they have."""
+
+    found: int = 0  # names listed so far
+    listed: bool = False  # the listing has ended: `found` is all there is
+    names: int = 0  # names dealt with
+    already: int = 0  # videos that the log had before
+    duplicates: int = 0  # further names of the same content
+    done: int = 0
+    failed: int = 0
+    quarantined: int = 0
+    windows: int = 0
+    windows_known: int = 0
+    events: int = 0
+    frames: int = 0
+    video_us: int = 0  # length of the windows watched, overlaps counted once
+    known_us: int = 0  # length of the videos taken up
+    decode_s: float = 0.0
+    model_s: float = 0.0
+    commit_s: float = 0.0
+    replicas: int = 0
+    replica_deaths: int = 0
+    bytes_in_flight: int = 0
+    peak_bytes: int = 0
+    dropped_events: dict[str, int] = field(default_factory=dict)
+    failures: list[tuple[str, str]] = field(default_factory=list)  # (uri, reason), the first MAX_NOTES
+
+    def totals(self, elapsed_s: float) -> dict[str, Any]:
+        """The numbers for the run's row in the log."""
+        numbers = asdict(self)
+        for passing in ("listed", "bytes_in_flight", "failures", "replicas"):
+            del numbers[passing]
+        return {**numbers, "elapsed_s": elapsed_s}
+
+
+@dataclass(slots=True)
+class _Decoder:
+    """The driver's end of one decode task."""
+
+    order: DecodeOrder
+    stream: ray.ObjectRefGenerator
+    expects: Literal["started", "frames", "decoded"] = "started"
+    frames: Any = None
+    since: float | None = None  # since when the driver waits for its next piece
+
+
+class Flow:
+    """One run over one archive. `run()` returns when everything is in the log, or raises what ended it."""
+
+    def __init__(
+        self,
+        sources: Iterable[Source | VideoError],
+        log: Log,
+        run_id: str,
+        config: RunConfig,
+        choice: ModelChoice,
+        profile: ModelProfile,
+        shares: Shares,
+        *,
+        skip: Mapping[str, str] | None = None,
+        limits: Limits | None = None,
+        on_work: Callable[[], None] = lambda: None,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> None:
+        """`skip`: video_id -> status of what needs no work. `on_work` is called once, before the first video is taken
+        up (and not at all when there is nothing to do); `on_progress` about ten times a second."""
+        self._config, self._run_id, self._profile, self._shares = config, run_id, profile, shares
+        self._limits = limits or Limits()
+        self._skip = skip or {}
+        self._on_work: Callable[[], None] | None = on_work
+        self._on_progress, self._reported = on_progress, 0.0
+        self.progress = Progress()
+        self._listing = Listing(sources)
+        self._fingerprints = fingerprinting(shares.identifiers, self._limits.stall_s)
+        self._probes = probing(shares.identifiers, self._limits.stall_s, self._limits.decode_bytes)
+        self._names: dict[str, list[str]] = {}  # of videos that are being worked on
+        self._seen: set[str] = set()  # video_ids of this run
+        self._schedule = Schedule(
+            config.sampling,
+            config.windowing,
+            budget_bytes=shares.budget_bytes,
+            decoders=shares.decoders,
+            batch_windows=profile.batch_windows,
+        )
+        self._decoders: dict[Any, _Decoder] = {}
+        self._pool = Pool(
+            lambda name: start_replica(name, choice, profile, shares.replica_cpus),
+            shares.replicas,
+            self._limits.startup_s,
+            shares.needs,
+        )
+        self._committer = Committer(log)
+        self._config_hash = config.config_hash
+
+    def run(self) -> Progress:
+        try:
+            while not self._finished():
+                self._identify()
+                self._start()
+                for ref in self._wait():
+                    self._take_in(ref)
+                    self._cancel_unwanted()
+                self._end_stalled()
+                self._record()
+                self._report()
+        finally:
+            self._stop()
+        self._report(last=True)
+        return self.progress
+
+    # --- From names to videos.
+
+    def _identify(self) -> None:
+        """Take names from the listing while the schedule needs videos, and keep the identifying tasks going."""
+        if self._schedule.wants_videos() and not self._committer.full():
+            room = IDENTIFY_AHEAD - len(self._fingerprints) - len(self._probes)
+            for entry in self._listing.take(max(0, room)):
+                if isinstance(entry, VideoError):
+                    self._unidentified(entry.uri, 0, entry)
+                else:
+                    self._fingerprints.waiting.append(entry)
+        self._fingerprints.pump()
+        self._probes.pump()
+
+    def _identified(self, stage: Stage, ref: Any) -> None:
+        for item, result in stage.collect(ref):
+            if stage is self._fingerprints:
+                self._fingerprinted(item, result)
+            else:
+                self._probed(item[0], item[1], result)
+
+    def _fingerprinted(self, source: Source, result: str | VideoError) -> None:
+        if isinstance(result, VideoError):
+            self._unidentified(source.uri, source.size_bytes, result)
+            return
+        self.progress.names += 1
+        if result in self._seen:
+            self.progress.duplicates += 1
+            if result in self._names:
+                self._names[result].append(source.uri)
+            else:
+                self._committer.add_name(result, source.uri)
+            return
+        self._seen.add(result)
+        if result in self._skip:
+            self.progress.already += 1
+            self._committer.add_name(result, source.uri)
+            return
+        self._begin()
+        self._names[result] = [source.uri]
+        self._probes.waiting.append((source, result))
+
+    def _probed(self, source: Source, video_id: str, result: Video | VideoError) -> None:
+        if isinstance(result, VideoError):
+            self._failed(video_id, self._names.pop(video_id), source.size_bytes, result)
+            return
+        windows = self._schedule.add(result)
+        self.progress.windows_known += windows
+        self.progress.known_us += result.duration_us
+
+    def _unidentified(self, uri: str, size_bytes: int, error: VideoError) -> None:
+        """Not even a fingerprint: the name stands in for the content."""
+        self.progress.names += 1
+        video_id = hashlib.blake2b(uri.encode(errors="surrogateescape"), digest_size=16).hexdigest()
+        if video_id in self._seen:
+            return
+        self._seen.add(video_id)
+        if video_id in self._skip:
+            self.progress.already += 1
+        else:
+            self._failed(video_id, [uri], size_bytes, error)
+
+    def _failed(self, video_id: str, uris: list[str], size_bytes: int, error: VideoError) -> None:
+        self._begin()
+        reason = f"{error.reason}: {error.detail}"
+        self.progress.failed += 1
+        self._note(uris[0], reason)
+        self._committer.add(
+            VideoResult(video_id, self._run_id, self._config_hash, tuple(uris), size_bytes, "failed", reason)
+        )
+
+    def _begin(self) -> None:
+        if self._on_work is not None:
+            self._on_work()
+            self._on_work = None
+
+    # --- From videos to answers.
+
+    def _start(self) -> None:
+        """Start what can be started: replicas, decoders, and batches on free replicas."""
+        self._pool.pump()
+        now = time.monotonic()
+        while (order := self._schedule.next_decode(now)) is not None:
+            stream = start_decode(
+                order,
+                self._config.windowing,
+                self._config.sampling,
+                self._limits.decode_bytes,
+                self._shares.decode_cpus,
+            )
+            self._decoders[stream] = _Decoder(order, stream)
+        while self._pool.free and (batch := self._schedule.next_batch(part=not self._more_is_coming())) is not None:
+            self._pool.watch(batch)
+
+    def _more_is_coming(self) -> bool:
+        return any(d.expects != "started" for d in self._decoders.values())
+
+    def _wait(self) -> list[Any]:
+        """Wait until something happened; returns where."""
+        now = time.monotonic()
+        refs = [*self._pool.refs(), *self._fingerprints.running, *self._probes.running]
+        for stream, decoder in self._decoders.items():
+            if decoder.expects == "frames" and not self._schedule.may_take(decoder.order.number):
+                decoder.since = None
+                continue
+            if decoder.since is None and decoder.expects != "started":
+                decoder.since = now
+            refs.append(stream)
+        if not refs:
+            time.sleep(0.01)
+            return []
+        ready, rest = ray.wait(refs, num_returns=1, timeout=REPORT_S, fetch_local=False)
+        if ready and rest:
+            ready = ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)[0]
+        return list(ready)
+
+    def _take_in(self, ref: Any) -> None:
+        if ref in self._decoders:
+            self._next_piece(self._decoders[ref])
+        elif isinstance(ref, ray.ObjectRefGenerator):
+            pass  # cancelled in this very round
+        elif ref in self._fingerprints.running:
+            self._identified(self._fingerprints, ref)
+        elif ref in self._probes.running:
+            self._identified(self._probes, ref)
+        elif (outcome := self._pool.collect(ref)) is not None:
+            self._watched(outcome)
+
+    def _next_piece(self, decoder: _Decoder) -> None:
+        """Take the next thing out of a decoder that has one."""
+        number = decoder.order.number
+        now = time.monotonic()
+        decoder.since = None
+        if decoder.expects == "frames" and not self._schedule.may_take(number):
+            return  # another decoder's window took the room in this very round
+        try:
+            ref = next(decoder.stream)
+        except StopIteration:
+            del self._decoders[decoder.stream]
+            if decoder.frames is None:
+                self._schedule.decode_ended(number, now)
+            else:  # the frames were none, but an error
+                self._decode_failed(decoder, decoder.frames)
+            return
+        if decoder.expects == "frames":
+            decoder.frames, decoder.expects = ref, "decoded"
+            return
+        try:
+            said = ray.get(ref)
+        except Exception:  # noqa: BLE001 - looked at again in _decode_failed
+            del self._decoders[decoder.stream]
+            self._decode_failed(decoder, ref)
+            return
+        if isinstance(said, Decoded):
+            self._schedule.taken(number, said, decoder.frames)
+            self.progress.decode_s += said.decode_s
+            self.progress.frames += len(said.frame_us)
+            decoder.frames = None
+        decoder.expects = "frames"
+
+    def _decode_failed(self, decoder: _Decoder, ref: Any) -> None:
+        try:
+            ray.get(ref)
+        except Exception as error:  # noqa: BLE001 - sorted by `understand`
+            failure = understand(error)
+            if failure.what == "cancelled":
+                reason, detail = "timeout", f"decoding made no progress for {self._limits.stall_s:.0f} s"
+            else:
+                reason, detail = failure.reason, failure.detail
+        else:
+            reason, detail = "crash", "the decoder stopped in the middle of a window"
+        self._schedule.decode_failed(decoder.order.number, reason, detail, time.monotonic())
+
+    def _end_stalled(self) -> None:
+        now = time.monotonic()
+        for decoder in self._decoders.values():
+            if decoder.since is not None and now - decoder.since > self._limits.stall_s:
+                ray.cancel(decoder.stream, force=True)
+                decoder.since = None
+
+    def _watched(self, outcome: Outcome) -> None:
+        batch, failure = outcome.batch, outcome.failure
+        if outcome.events is not None:
+            self._schedule.answered(batch, outcome.events, outcome.replica)
+            stride_us = self._config.windowing.length_us - self._config.windowing.overlap_us
+            for window, said in zip(batch.windows, outcome.events, strict=True):
+                self.progress.windows += 1
+                self.progress.video_us += min(stride_us, window.end_us - window.start_us)
+                self.progress.model_s += said.model_s
+        elif failure is not None and failure.what == "model":
+            self._schedule.refused(batch, failure.detail)
+        elif failure is not None and failure.what == "lost":
+            self._schedule.frames_lost(batch, time.monotonic())
+        elif failure is not None:
+            self._schedule.replica_died(batch, failure.detail)
+
+    def _cancel_unwanted(self) -> None:
+        """End the decoders of videos that have failed."""
+        if unwanted := set(self._schedule.cancelled()):
+            for stream in [s for s, d in self._decoders.items() if d.order.number in unwanted]:
+                ray.cancel(stream, force=True)
+                del self._decoders[stream]
+
+    # --- From answers to the log.
+
+    def _record(self) -> None:
+        """Hand finished videos to the log."""
+        for watched in self._schedule.finished():
+            video_id = watched.video.video_id
+            result, dropped = video_result(
+                watched, self._names.pop(video_id), self._run_id, self._config_hash, self._profile.rules
+            )
+            self._committer.add(result)
+            progress = self.progress
+            progress.events += len(result.events)
+            for cause, count in dropped.items():
+                progress.dropped_events[cause] = progress.dropped_events.get(cause, 0) + count
+            if watched.status == "done":
+                progress.done += 1
+            else:
+                self._note(result.uris[0], watched.reason)
+                progress.failed += watched.status == "failed"
+                progress.quarantined += watched.status == "quarantined"
+        self._committer.pump()
+
+    def _finished(self) -> bool:
+        return (
+            self._listing.ended
+            and not len(self._fingerprints)
+            and not len(self._probes)
+            and self._schedule.idle()
+            and not self._decoders
+        )
+
+    def _note(self, uri: str, reason: str) -> None:
+        if len(self.progress.failures) < MAX_NOTES:
+            self.progress.failures.append((uri, reason))
+
+    def _report(self, last: bool = False) -> None:
+        now = time.monotonic()
+        if now - self._reported < REPORT_S and not last:
+            return
+        self._reported = now
+        progress = self.progress
+        progress.found, progress.listed = self._listing.found, self._listing.ended
+        progress.replicas, progress.replica_deaths = self._pool.up, self._pool.deaths
+        progress.bytes_in_flight, progress.peak_bytes = self._schedule.bytes_in_flight, self._schedule.peak_bytes
+        progress.commit_s = self._committer.commit_s
+        self._on_progress(progress)
+
+    def _stop(self) -> None:
+        """End every task and replica; what is finished goes into the log, whatever ended the run."""
+        self._listing.close()
+        try:
+            for stream in self._decoders:
+                ray.cancel(stream, force=True)
+            for ref in [*self._fingerprints.running, *self._probes.running]:
+                ray.cancel(ref, force=True)
+            self._decoders.clear()
+            self._pool.stop()
+        finally:
+            self._committer.finish()

@@ -1,0 +1,177 @@
+"""Who is who in the archive: content fingerprints and probes, as tasks in worker processes that may be killed."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+
+from pipeline.archive import fingerprint
+from pipeline.errors import SecondsightError, VideoError, VideoReason
+from pipeline.probe import probe
+from pipeline.video import Source, Video
+from workers.failures import understand
+from workers.limits import memory_limit
+
+BATCH = 16  # sources per task, once things run
+TRIES = 2  # for a source that ends its worker process
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _fingerprint_all(sources: Sequence[Source]) -> list[str | VideoError]:
+    """The fingerprint of each source, or why it cannot be had."""
+    return [_fingerprint(source) for source in sources]
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _probe_all(found: Sequence[tuple[Source, str]], memory_bytes: int | None) -> list[Video | VideoError]:
+    """The video behind each source and its fingerprint, or why it cannot be read."""
+    return [_probe(source, video_id, memory_bytes) for source, video_id in found]
+
+
+def _fingerprint(source: Source) -> str | VideoError:
+    try:
+        return fingerprint(source)
+    except VideoError as error:
+        return error
+    except (OSError, SecondsightError) as error:
+        return VideoError(source.uri, "storage", str(error))
+
+
+def _probe(source: Source, video_id: str, memory_bytes: int | None) -> Video | VideoError:
+    try:
+        with memory_limit(memory_bytes):
+            return probe(source.uri, source.size_bytes, video_id, (source.uri,))
+    except VideoError as error:
+        return error
+    except MemoryError:
+        return VideoError(source.uri, "memory", "opening it needs more memory than the limit allows")
+    except Exception as error:  # noqa: BLE001 - whatever a library does with hostile bytes, the archive goes on
+        return VideoError(source.uri, "unreadable", f"{type(error).__name__}: {error}")
+
+
+class Listing:
+    """An archive's listing, read ahead in a thread so that a slow object store does not hold up the driver."""
+
+    _END = object()
+
+    def __init__(self, sources: Iterable[Source | VideoError], ahead: int = 1000) -> None:
+        self.found = 0
+        self.ended = False
+        self._queue: queue.Queue[Any] = queue.Queue(maxsize=ahead)
+        self._stop = threading.Event()
+        threading.Thread(target=self._read, args=(sources,), daemon=True, name="listing").start()
+
+    def take(self, most: int) -> list[Source | VideoError]:
+        """Up to `most` entries that are there now. Raises what the listing raised."""
+        entries: list[Source | VideoError] = []
+        while len(entries) < most and not self.ended:
+            try:
+                entry = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if entry is self._END:
+                self.ended = True
+            elif isinstance(entry, BaseException) and not isinstance(entry, VideoError):
+                raise entry
+            else:
+                entries.append(entry)
+        return entries
+
+    def close(self) -> None:
+        self._stop.set()
+
+    def _read(self, sources: Iterable[Source | VideoError]) -> None:
+        try:
+            for source in sources:
+                self.found += 1
+                if not self._put(source):
+                    return
+            self._put(self._END)
+        except Exception as error:  # noqa: BLE001 - raised again in the driver's thread by `take`
+            self._put(error)
+
+    def _put(self, entry: object) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(entry, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+
+@dataclass(slots=True)
+class _Task:
+    items: list[Any]
+    began: float
+    tries: int
+
+
+@dataclass(slots=True)
+class Stage:
+    """One kind of identifying task over a queue of items: batches grow to `BATCH`, a crash or hang is narrowed down.
+
+    `start(items)` starts a task that resolves to one result per item; `uri(item)` names an item.
+    """
+
+    start: Any
+    uri: Any
+    tasks: int
+    stall_s: float
+    waiting: deque[Any] = field(default_factory=deque)
+    running: dict[Any, _Task] = field(default_factory=dict)
+    _again: deque[tuple[Any, int]] = field(default_factory=deque)
+    _batch: int = 1
+
+    def __len__(self) -> int:
+        return len(self.waiting) + len(self._again) + sum(len(t.items) for t in self.running.values())
+
+    def pump(self) -> None:
+        """Start what may be started; end what has hung."""
+        now = time.monotonic()
+        while len(self.running) < self.tasks and (self._again or self.waiting):
+            if self._again:
+                item, tries = self._again.popleft()
+                self.running[self.start([item])] = _Task([item], now, tries)
+            else:
+                items = [self.waiting.popleft() for _ in range(min(self._batch, len(self.waiting)))]
+                self._batch = min(BATCH, 2 * self._batch)
+                self.running[self.start(items)] = _Task(items, now, 1)
+        for ref, task in self.running.items():
+            if now - task.began > self.stall_s * len(task.items):
+                ray.cancel(ref, force=True)
+
+    def collect(self, ref: Any) -> list[tuple[Any, Any]]:
+        """(item, result) pairs of a task that has ended; a VideoError is a result."""
+        task = self.running.pop(ref)
+        try:
+            return list(zip(task.items, ray.get(ref), strict=True))
+        except Exception as error:  # noqa: BLE001 - sorted by `understand`
+            failure = understand(error)
+        if len(task.items) > 1:  # one of them did it: each alone from here
+            self._again.extend((item, 1) for item in task.items)
+            return []
+        (item,) = task.items
+        if task.tries < TRIES and failure.what == "died":
+            self._again.append((item, task.tries + 1))
+            return []
+        reason: VideoReason = "timeout" if failure.what == "cancelled" else "crash"
+        detail = f"no answer within {self.stall_s:.0f} s" if reason == "timeout" else failure.detail
+        return [(item, VideoError(self.uri(item), reason, f"opening it: {detail}"))]
+
+
+def fingerprinting(tasks: int, stall_s: float) -> Stage:
+    """Items: Source. Results: fingerprint or VideoError."""
+    return Stage(lambda items: _fingerprint_all.remote(items), lambda source: source.uri, tasks, stall_s)
+
+
+def probing(tasks: int, stall_s: float, memory_bytes: int | None) -> Stage:
+    """Items: (Source, fingerprint). Results: Video or VideoError."""
+    return Stage(lambda items: _probe_all.remote(items, memory_bytes), lambda item: item[0].uri, tasks, stall_s)

@@ -1,0 +1,55 @@
+"""How a cluster's CPUs, GPUs and object store are shared between replicas, decoders and frames in flight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from model.interface import ModelProfile
+
+FRAMES_BYTES = 256 << 20  # of frames in flight for each replica and each decoder, at most
+FRAMES_PART = 0.4  # of the object store, at most: it also holds what is being written and read
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Who gets what. `replica_cpus`: reserved by each process of a replica; `decode_cpus`: by each decode task;
+    0 where they must make do with what is left. `needs`: what one replica takes, for people."""
+
+    replicas: int
+    replica_cpus: float
+    decoders: int
+    decode_cpus: float
+    identifiers: int
+    budget_bytes: int
+    needs: str
+
+
+def share_out(
+    resources: dict[str, float], profile: ModelProfile, replicas: int | None = None, elastic: bool = False
+) -> Shares:
+    """Share a cluster's `resources` (as `ray.cluster_resources()` says).
+
+    `replicas`: how many; None: one for every GPU gang that fits, on CPUs as many as leave half of them to the
+    decoders, always at least one. `elastic`: the cluster can grow, so what does not fit is still reserved.
+    """
+    cpus, gpus = resources.get("CPU", 1.0), resources.get("GPU", 0.0)
+    of_one = profile.cpus * profile.ranks
+    if replicas is None:
+        fit = int(gpus / (profile.gpus * profile.ranks)) if profile.gpus else int(cpus / 2 / max(of_one, 1e-9))
+        replicas = max(1, fit)
+    replica_cpus = profile.cpus
+    if not elastic and replicas * of_one > cpus:
+        replica_cpus = 0.0
+    left = int(cpus - replicas * replica_cpus * profile.ranks)
+    decoders = max(1, left)
+    store = resources.get("object_store_memory", 1 << 30)
+    needs = f"{of_one:g} CPUs" + (f" and {profile.gpus * profile.ranks:g} GPUs" if profile.gpus else "")
+    return Shares(
+        replicas=replicas,
+        replica_cpus=replica_cpus,
+        decoders=decoders,
+        decode_cpus=1.0 if left >= 1 else 0.0,
+        identifiers=max(1, min(32, int(cpus) // 2)),
+        budget_bytes=int(min(FRAMES_PART * store, FRAMES_BYTES * (replicas + decoders))),
+        needs=needs + (f" in {profile.ranks} processes" if profile.ranks > 1 else ""),
+    )
