@@ -29,7 +29,7 @@ def parse_config(raw: dict[str, Any], path: str) -> Any:
     """transformers' configuration object for the text of config.json. Raises ModelError for another kind of model."""
     where = f"{path}/config.json"
     kind = raw.get("model_type")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ModelError(f"{where}: model_type is {ascii(kind)[:80]}, this reads {' and '.join(KINDS)}")
     try:
         config = KINDS[kind][0].from_dict(_without_code(raw))

@@ -24,6 +24,8 @@ class Placement:
     held: tuple[tuple[tuple[int, ...], ...], ...]
 
     def __post_init__(self) -> None:
+        if not self.held or not self.held[0]:
+            raise ModelError("expert placement: it has no layers or no ranks")
         for layer, ranks in enumerate(self.held):
             for rank, slots in enumerate(ranks):
                 if len(set(slots)) != len(slots) or not all(0 <= expert < self.experts for expert in slots):

@@ -20,9 +20,10 @@ import torch.distributed as dist
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
 
-import expert_checkpoints
-from model.checkpoint.load import load_qwen3_vl
-from model.experts.placement import Placement
+import expert_checkpoints  # noqa: E402
+
+from model.checkpoint.load import load_qwen3_vl  # noqa: E402
+from model.experts.placement import Placement  # noqa: E402
 
 
 def run_rank(rank: int, job: dict[str, Any]) -> None:
