@@ -42,10 +42,22 @@ def cut_margin(measures: Measures, kept: npt.NDArray[np.float64], i: int, thresh
     if isnan(kept[i]):
         return measures.thumb_distance(i - 1, i) / thresholds.cut_flat - 1
     limit = thresholds.cut_persistence + thresholds.cut_colour * measures.histogram_distance(i - 1, i)
-    near = np.abs(measures.time_us - measures.time_us[i]) <= SECOND_US
-    near[[0, i]] = False
-    usual = float(np.nanmedian(kept[near])) if np.any(~np.isnan(kept[near])) else 1.0
-    return min(limit, usual - thresholds.cut_drop) - float(kept[i])
+    fall = usual(measures, kept, i) - float(kept[i])
+    unlike = min(limit - float(kept[i]), fall - thresholds.cut_drop)
+    jump = min(thresholds.jump_persistence - float(kept[i]), fall - thresholds.jump_drop)
+    return max(unlike, jump)
+
+
+def usual(measures: Measures, kept: npt.NDArray[np.float64], i: int) -> float:
+    """What steps near frame i keep: the median of the second before it or of the second after, whichever is less (a
+    still shot may be followed by a fast one)."""
+    since = measures.time_us - measures.time_us[i]
+    sides = []
+    for side in ((since < 0) & (since >= -SECOND_US), (since > 0) & (since <= SECOND_US)):
+        side[0] = False  # nothing leads into the first frame
+        if np.any(~np.isnan(kept[side])):
+            sides.append(float(np.nanmedian(kept[side])))
+    return min(sides, default=1.0)
 
 
 def is_flash(measures: Measures, i: int, thresholds: Thresholds) -> bool:

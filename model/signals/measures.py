@@ -18,8 +18,10 @@ SMALL_SIDE = 160
 THUMB = (32, 18)
 #: Width and height in px of the pictures that block matching runs on, for every aspect ratio.
 MATCH = (80, 48)
-#: Side in px of a matched block, and the step from one to the next: half, so that edges of things fall inside some.
-BLOCK, STEP = 16, 8
+#: Side in px of a matched block.
+BLOCK = 16
+#: A picture persists as far as its best matching blocks do: a pan shows half of them elsewhere, a cut none.
+BEST_BLOCKS = 0.7  # quantile
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,26 +94,30 @@ class Measures:
     def persistence(self, i: int, j: int) -> float:
         """0..1: how much of one picture can be found again, moved by up to a third of the picture, in the other.
 
-        The mean best normalised correlation of textured blocks, the better of both directions (what a zoom or a pan
-        brings in is new; what it shows again decides). NaN where neither picture has texture.
+        The better of both directions: what a pan or a zoom brings in is new; what it shows again decides. NaN where
+        neither picture has texture.
         """
-        found = [found_again(self.match[i], self.match[j]), found_again(self.match[j], self.match[i])]
-        return float(np.nanmax(found)) if not np.all(np.isnan(found)) else float("nan")
+        there = found_again(self.match[i], self.match[j])
+        if there > 0.9:
+            return there
+        back = found_again(self.match[j], self.match[i])
+        return float(np.fmax(there, back))
 
 
 def found_again(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> float:
-    """Mean over textured blocks of `a` of the best normalised correlation (at least 0) with `b`; NaN without any."""
+    """The `BEST_BLOCKS` quantile over the textured blocks of `a` of their best normalised correlation with what `b`
+    shows around their place; NaN without such blocks."""
     reach_x, reach_y = MATCH[0] // 3, MATCH[1] // 3
     best = []
-    for y in range(0, MATCH[1] - BLOCK + 1, STEP):
-        for x in range(0, MATCH[0] - BLOCK + 1, STEP):
+    for y in range(0, MATCH[1] - BLOCK + 1, BLOCK):
+        for x in range(0, MATCH[0] - BLOCK + 1, BLOCK):
             block = a[y : y + BLOCK, x : x + BLOCK]
             if block.std(axis=(0, 1)).max() < 6.0:
                 continue
             around = b[max(0, y - reach_y) : y + BLOCK + reach_y, max(0, x - reach_x) : x + BLOCK + reach_x]
             scores = cv2.matchTemplate(around, block, cv2.TM_CCOEFF_NORMED)
             best.append(max(0.0, float(scores.max())))
-    return float(np.mean(best)) if best else float("nan")
+    return float(np.quantile(best, BEST_BLOCKS)) if best else float("nan")
 
 
 def measure(frames: Frames, start_us: int) -> Measures:

@@ -42,7 +42,9 @@ def mixtures(measures: Measures, thresholds: Thresholds) -> list[Mixture]:
             part = (gram[k, e] - gram[k, s] - gram[s, e] + gram[s, s]) / square
             if part[0] < thresholds.mixture_least or part[-1] > 1 - thresholds.mixture_least:
                 continue
-            if np.any(np.diff(part) < -0.02):
+            began, ended = float(measures.end_us[s]), float(measures.time_us[e])
+            steady = (measures.time_us[k] - began) / max(1.0, ended - began)
+            if np.any(np.diff(part) < 0.02) or np.abs(part - steady).max() > thresholds.mixture_bend:
                 continue
             away = gram[k, k] + gram[s, s] - 2 * gram[k, s] - part**2 * square
             residual = float(np.sqrt(np.maximum(away, 0).max() / square))

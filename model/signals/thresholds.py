@@ -37,7 +37,10 @@ class Thresholds:
     # ... raised by up to this much where the colours differ entirely.
     cut_colour: float = 0.08
     # ... and this far below what its neighbours within a second keep: fast cameras lose much all the time.
-    cut_drop: float = 0.06
+    cut_drop: float = 0.10
+    # jump cut, to the same place from elsewhere: more is found again, but far less than just before and after.
+    jump_persistence: float = 0.80
+    jump_drop: float = 0.18
     # cut between pictures without texture (blank to blank): difference of thumbnails.
     cut_flat: float = 20.0
     # flash: a lighter picture (mean luma) for at most this long, with the same picture before and after.
@@ -51,6 +54,8 @@ class Thresholds:
     mixture_residual_lone: float = 0.22
     # ... and each must be a true mixture, neither end.
     mixture_least: float = 0.06
+    # ... that rises steadily, within this of a straight line over time.
+    mixture_bend: float = 0.3
     # The line's length: rms difference of thumbnails of the two ends; below, a slow drift of light.
     mixture_length: float = 14.0
     # Longest gradual transition looked for; TRECVID's shot boundary sets have few beyond 2 s.
