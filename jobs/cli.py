@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "log": ("jobs.log", "runs and videos of an event log, and what failed and why"),
     "sql": ("jobs.sql", "run a SQL query over an event log"),
     "frames": ("jobs.frames", "write the very stills that a model would see"),
+    "forecast": ("jobs.forecast", "what a model needs in memory, for any number of ranks"),
     "demo": ("jobs.demo.command", "make a small archive, watch it, and ask it a question"),
 }
 

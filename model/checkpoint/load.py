@@ -61,46 +61,85 @@ def load_qwen3_vl(
     device = torch.device(device)
     checkpoint = open_checkpoint(path)
     config = parse_config(checkpoint.config, checkpoint.path)
-    block = block_size(checkpoint.config, checkpoint.path)
-    dtype = dtype or _stored_dtype(config)
-    model: Any = build_skeleton(config, attention, checkpoint.path)
+    dtype = dtype or stored_dtype(config)
+    plan = plan_model(checkpoint, config, rank, ranks, group, dtype, device, placement, attention)
+    _fill_parameters(plan, checkpoint, dtype, device)
+    for module, reads in plan.experts:
+        for slot, expert in enumerate(plan.held[module.layer]):
+            _fill_expert(module, slot, reads[expert], checkpoint, plan.block)
+    for part in plan.model.modules():
+        for name, buffer in part._buffers.items():
+            part._buffers[name] = None if buffer is None else buffer.to(device)
+    return LoadedModel(plan.model, config, checkpoint, rank, ranks, device, dtype, plan.parallel, Lockstep(plan.model))
 
-    parallel = _shard_experts(model, config, rank, ranks, group, dtype, device, placement)
+
+@dataclass
+class Plan:
+    """A model without weights, and what is to be read for them. `held[layer]`: the experts of this rank."""
+
+    model: Any
+    block: tuple[int, int] | None
+    parameters: dict[str, Read]
+    experts: list[tuple[ShardedExperts, list[ExpertReads]]]
+    held: list[tuple[int, ...]]
+    parallel: ExpertParallel | None
+
+
+def plan_model(
+    checkpoint: Checkpoint,
+    config: Any,
+    rank: int = 0,
+    ranks: int = 1,
+    group: dist.ProcessGroup | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | str = "meta",
+    placement: Placement | None = None,
+    attention: str = "sdpa",
+) -> Plan:
+    """Build the model and map every tensor of the checkpoint to it, reading none.
+
+    On the meta device nothing is allocated: a dry run of any size. Raises ModelError as `load_qwen3_vl`.
+    """
+    model: Any = build_skeleton(config, attention, checkpoint.path)
+    block = block_size(checkpoint.config, checkpoint.path)
     layout = Layout(checkpoint, block)
+    parallel = shard_experts(model, config, rank, ranks, group, dtype, torch.device(device), placement)
     parameters = _plan_parameters(model, layout, config)
     experts = _plan_experts(model, layout)
     layout.refuse_extra()
-
-    for name, read in parameters.items():
-        target = torch.empty(model.get_parameter(name).shape, dtype=dtype, device=device)
-        fill(checkpoint.source, read, block, target)
-        _set_parameter(model, name, target)
-    if "lm_head.weight" not in parameters:
-        model.lm_head.weight = model.get_input_embeddings().weight
-    for module, reads in experts:
-        for slot, expert in enumerate(module.parallel.placement.held[module.layer][rank]):
-            gate_up, down = module.weights.slot(slot)
-            rows = 0
-            for half in reads[expert].gate_up:
-                height = gate_up.shape[0] // len(reads[expert].gate_up)
-                fill(checkpoint.source, half, block, gate_up[rows : rows + height])
-                rows += height
-            fill(checkpoint.source, reads[expert].down, block, down)
-            module.weights.seal(slot)
-    for part in model.modules():
-        for name, buffer in part._buffers.items():
-            part._buffers[name] = None if buffer is None else buffer.to(device)
-    return LoadedModel(model, config, checkpoint, rank, ranks, device, dtype, parallel, Lockstep(model))
+    held = [slots[rank] for slots in parallel.placement.held] if parallel else []
+    return Plan(model, block, parameters, experts, held, parallel)
 
 
-def _stored_dtype(config: Any) -> torch.dtype:
+def _fill_parameters(plan: Plan, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> None:
+    for name, read in plan.parameters.items():
+        target = torch.empty(plan.model.get_parameter(name).shape, dtype=dtype, device=device)
+        fill(checkpoint.source, read, plan.block, target)
+        owner, _, leaf = name.rpartition(".")
+        setattr(plan.model.get_submodule(owner), leaf, nn.Parameter(target, requires_grad=False))
+    if "lm_head.weight" not in plan.parameters:
+        plan.model.lm_head.weight = plan.model.get_input_embeddings().weight
+
+
+def _fill_expert(
+    module: ShardedExperts, slot: int, reads: ExpertReads, checkpoint: Checkpoint, block: tuple[int, int] | None
+) -> None:
+    gate_up, down = module.weights.slot(slot)
+    for part, read in zip(gate_up.chunk(len(reads.gate_up)), reads.gate_up, strict=True):
+        fill(checkpoint.source, read, block, part)
+    fill(checkpoint.source, reads.down, block, down)
+    module.weights.seal(slot)
+
+
+def stored_dtype(config: Any) -> torch.dtype:
+    """The dtype that config.json names; bfloat16 where it names none that can be computed with."""
     named = getattr(config, "dtype", None) or getattr(config.text_config, "dtype", None)
     if isinstance(named, str):
         named = getattr(torch, named, None)
     return named if named in (torch.float32, torch.bfloat16, torch.float16) else torch.bfloat16
 
 
-def _shard_experts(
+def shard_experts(
     model: nn.Module,
     config: Any,
     rank: int,
@@ -145,8 +184,3 @@ def _plan_experts(model: nn.Module, layout: Layout) -> list[tuple[ShardedExperts
             shape = ExpertShape(module.parallel.placement.experts, module.weights.hidden, module.weights.width)
             plans.append((module, layout.experts(prefix, shape)))
     return plans
-
-
-def _set_parameter(model: nn.Module, name: str, value: torch.Tensor) -> None:
-    owner, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
