@@ -1,0 +1,142 @@
+"""Qwen3-VL (mixture-of-experts and dense) watches windows. `QwenFactory` is what stands behind `--model PATH`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from model.checkpoint.index import open_checkpoint
+from model.interface import Model, ModelIdentity, ModelProfile
+from model.prompts import Prompt, load_prompt, parse_prompt, read_prompt
+from model.qwen3_vl.answer import answer_instructions
+from model.qwen3_vl.files import read_text_files
+from pipeline.errors import UsageError
+from pipeline.plan import Sampling, Windowing
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+
+#: Raised when the same weights and prompt would be asked or understood in another way.
+BEHAVIOUR_VERSION = 1
+PRECISIONS = ("auto", "float32", "bf16")
+DEVICES = ("cpu", "cuda")
+DEFAULT_MAX_PIXELS = 512 * 512  # of one frame: 256 tokens per pair of frames
+
+
+@dataclass(frozen=True, slots=True)
+class QwenSettings:
+    """What a user may choose. `prompt`: a profile's name or a file; `prompt_text`: its content where the file may not
+    be at hand (see `QwenFactory.portable`). `ranks`: processes that share one replica's experts. `precision` auto: the
+    checkpoint's own.
+
+    `max_new_tokens`: of one answer. `batch_windows`: windows that one rank works on at once (0: 4 on a CPU, 16 on a
+    GPU). `batch_tokens`: prompt and answer tokens of one batch. `vision_cache_mib`: memory for features of frames seen
+    before. `threads`: CPU threads of one rank.
+    """
+
+    prompt: str = "events"
+    prompt_text: str = ""
+    ranks: int = 1
+    precision: str = "auto"
+    device: str = "cpu"
+    max_new_tokens: int = 1024
+    batch_windows: int = 0
+    batch_tokens: int = 65_536
+    vision_cache_mib: int = 512
+    threads: int = 1
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> QwenSettings:
+        """Raises UsageError for a setting that is not known or has an impossible value."""
+        if unknown := sorted(set(settings) - set(cls.__dataclass_fields__)):
+            raise UsageError(
+                f"Qwen3-VL has no setting {', '.join(unknown)}; known are {', '.join(cls.__dataclass_fields__)}"
+            )
+        chosen = cls(**settings)
+        if chosen.precision not in PRECISIONS:
+            raise UsageError(f"--precision {chosen.precision}: choose one of {', '.join(PRECISIONS)}")
+        if chosen.device not in DEVICES:
+            raise UsageError(f"device {chosen.device}: choose one of {', '.join(DEVICES)}")
+        for name, least in (("ranks", 1), ("max_new_tokens", 16), ("batch_windows", 0), ("batch_tokens", 1),
+                            ("vision_cache_mib", 0), ("threads", 1)):  # fmt: skip
+            value = getattr(chosen, name)
+            if type(value) is not int or value < least:
+                raise UsageError(f"{name} = {value!r}: must be a whole number, {least} at least")
+        return chosen
+
+    @property
+    def windows_at_once(self) -> int:
+        return self.batch_windows or (16 if self.device == "cuda" else 4)
+
+
+class QwenFactory:
+    """The models of one checkpoint: a local directory, an fsspec URI or a hub id."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def profile(self, settings: Mapping[str, Any]) -> ModelProfile:
+        """Reads configuration, tokenizer and samples of the weights; loads nothing. Raises ModelError, UsageError."""
+        chosen = QwenSettings.of(settings)
+        prompt, system = _prompt_of(chosen)
+        checkpoint = open_checkpoint(self.path)
+        files = read_text_files(checkpoint.source)
+        if chosen.ranks > 1 and not files.mixture:
+            raise UsageError(
+                f"--ranks {chosen.ranks}: {self.path} is a dense model and has no experts to split; use --replicas"
+            )
+        identity = ModelIdentity(
+            name=os.path.basename(self.path.rstrip("/")),
+            weights_hash=checkpoint.weights_hash,
+            settings={
+                "behaviour": BEHAVIOUR_VERSION,
+                "text_files": files.digest,
+                "precision": chosen.precision,
+                "decoding": "greedy",
+                "max_new_tokens": chosen.max_new_tokens,
+                "prompt": prompt.name,
+                "system": system,
+                "user": prompt.user,
+                "answer": asdict(prompt.answer),
+            },
+        )
+        sampling = Sampling(
+            fps=prompt.fps or Sampling().fps,
+            short_side=None,
+            max_pixels=prompt.max_pixels or DEFAULT_MAX_PIXELS,
+            multiple=files.patches.factor,
+        )
+        return ModelProfile(
+            identity,
+            sampling,
+            prompt.windowing or Windowing(),
+            prompt.rules,
+            batch_windows=chosen.windows_at_once * chosen.ranks,
+            cpus=float(chosen.threads),
+            gpus=1.0 if chosen.device == "cuda" else 0.0,
+            ranks=chosen.ranks,
+        )
+
+    def portable(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The same settings for another machine: a prompt file's content goes along."""
+        return {**settings, "prompt_text": read_prompt(settings["prompt"])} if "prompt" in settings else dict(settings)
+
+    def load(self, settings: Mapping[str, Any]) -> Model:
+        """The whole model in this process."""
+        return self.load_rank(settings, 0, 1, None)
+
+    def load_rank(self, settings: Mapping[str, Any], rank: int, ranks: int, group: dist.ProcessGroup | None) -> Model:
+        """One rank's share of a replica, warmed up. Collective among the ranks of `group`."""
+        from model.qwen3_vl.load import load_watcher
+
+        chosen = QwenSettings.of(settings)
+        prompt, system = _prompt_of(chosen)
+        return load_watcher(self.path, chosen, prompt, system, rank, ranks, group)
+
+
+def _prompt_of(chosen: QwenSettings) -> tuple[Prompt, str]:
+    """The profile, and its system text with the form of the answer written out."""
+    prompt = parse_prompt(chosen.prompt, chosen.prompt_text) if chosen.prompt_text else load_prompt(chosen.prompt)
+    return prompt, f"{prompt.system}\n\n{answer_instructions(prompt.answer)}".strip()

@@ -1,0 +1,85 @@
+"""Qwen3-VL behind the model interface: frames of windows in, events of those windows out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer
+
+from model.prompts import AnswerForm
+from model.qwen3_vl.answer import answer_schema, parse_answer
+from model.qwen3_vl.generate import Answer, Generator, Request
+from model.qwen3_vl.grammar import Grammar
+from model.qwen3_vl.patches import grid, resize
+from model.qwen3_vl.prompt import PromptBuilder
+from model.qwen3_vl.sizes import PatchConfig
+from pipeline.errors import ModelError
+from pipeline.event import WindowEvents
+from pipeline.frames import Frames
+from pipeline.plan import Window
+
+
+class QwenWatcher:
+    """One rank of a loaded Qwen3-VL, a `Model`. `form` is what an answer may hold."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        prompts: PromptBuilder,
+        grammar: Grammar,
+        tokenizer: Tokenizer,
+        patches: PatchConfig,
+        form: AnswerForm,
+    ) -> None:
+        self.generator, self.prompts, self.grammar = generator, prompts, grammar
+        self.tokenizer, self.patches, self.form = tokenizer, patches, form
+
+    def watch(self, batch: Sequence[tuple[Window, Frames]], together: bool = False) -> list[WindowEvents]:
+        """Events of each window, in order. A window without a frame has none.
+
+        In a gang all ranks call it at the same time, each with its own windows (none is fine), or, `together`, all
+        with the same ones, which they then work on jointly.
+        """
+        requests: list[Request | None] = []
+        failure: ModelError | None = None
+        try:
+            requests = [self._request(window, frames) for window, frames in batch]
+        except ModelError as error:  # the other ranks are waiting for our steps all the same
+            requests, failure = [], error
+        asked = [request for request in requests if request is not None]
+        answers = iter(self.generator.generate_together(asked) if together else self.generator.generate(asked))
+        if failure is not None:
+            raise failure
+        return [
+            WindowEvents(window, ()) if request is None else self._events(window, frames, request, next(answers))
+            for (window, frames), request in zip(batch, requests, strict=True)
+        ]
+
+    def close(self) -> None:
+        """Nothing outlives the process."""
+
+    def _request(self, window: Window, frames: Frames) -> Request | None:
+        if len(frames) == 0:
+            return None
+        video = resize(frames.pixels, self.patches)
+        prompt = self.prompts.build(_relative_us(window, frames), grid(video, self.patches))
+        constraint = self.grammar.constraint(answer_schema(self.form, window.end_us - window.start_us))
+        return Request(prompt, video, constraint)
+
+    def _events(self, window: Window, frames: Frames, request: Request, answer: Answer) -> WindowEvents:
+        text = self.tokenizer.decode(answer.tokens, skip_special_tokens=True)
+        events, whole = parse_answer(text, self.form, window.end_us - window.start_us, _relative_us(window, frames))
+        return WindowEvents(
+            window,
+            events,
+            model_s=answer.seconds,
+            input_tokens=len(request.prompt),
+            output_tokens=len(answer.tokens),
+            truncated=not (whole and answer.complete),
+            answer=text,
+        )
+
+
+def _relative_us(window: Window, frames: Frames) -> list[int]:
+    """Times of the frames from the window's start on. A frame shown since before it counts from the start."""
+    return [max(0, int(t) - window.start_us) for t in frames.time_us]
