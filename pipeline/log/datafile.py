@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.log.delta import DataFile
+from pipeline.log.protocol import DataFile
 from pipeline.log.store import Store
+from pipeline.log.thrift import footer_of
 
 #: Rows per row group of `events`: the unit of reading for a lookup (about 100 KB of Parquet).
 ROW_GROUP = 2048
@@ -24,7 +26,28 @@ def new_stem() -> str:
     return uuid.uuid4().hex
 
 
-def write_data_file(store: Store, record: str, stem: str, schema: pa.Schema, batches: Iterable[Any]) -> DataFile | None:
+#: Encodings that a sorted log profits from, where dictionaries do not apply.
+ENCODING = {
+    "start_us": "DELTA_BINARY_PACKED",
+    "end_us": "DELTA_BINARY_PACKED",
+    "window_first": "DELTA_BINARY_PACKED",
+    "window_last": "DELTA_BINARY_PACKED",
+    "evidence_us.list.element": "DELTA_BINARY_PACKED",
+    "event_id": "DELTA_LENGTH_BYTE_ARRAY",
+    "text": "DELTA_LENGTH_BYTE_ARRAY",
+    "attributes": "DELTA_LENGTH_BYTE_ARRAY",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A data file that was written, and its Parquet footer."""
+
+    file: DataFile
+    footer: bytes
+
+
+def write_data_file(store: Store, record: str, stem: str, schema: pa.Schema, batches: Iterable[Any]) -> Written | None:
     """Write one data file, a row group per batch, holding one batch at a time. None (and no file) without rows.
 
     Batches must be ordered by video_id where they have it. The file is invisible until it is committed.
@@ -44,6 +67,7 @@ def write_data_file(store: Store, record: str, stem: str, schema: pa.Schema, bat
                     schema,
                     compression="snappy",
                     use_dictionary=[c for c in DICTIONARY if c in schema.names],
+                    column_encoding={c: e for c, e in ENCODING.items() if c.split(".")[0] in schema.names},
                     store_schema=False,
                 )
             writer.write_batch(batch, row_group_size=batch.num_rows)
@@ -53,13 +77,14 @@ def write_data_file(store: Store, record: str, stem: str, schema: pa.Schema, bat
             rows += batch.num_rows
         if writer is None or sink is None:
             return None
+        sink.keep = bytearray()
         writer.close()
         sink.close()
     except BaseException:
         if sink is not None:
             sink.discard()
         raise
-    return DataFile(path, record, sink.position, rows, first, last)
+    return Written(DataFile(path, record, sink.position, rows, first, last), footer_of(bytes(sink.keep)))
 
 
 class _Sink:
@@ -69,10 +94,13 @@ class _Sink:
         self._raw = raw
         self.position = 0
         self.closed = False
+        self.keep: bytearray | None = None  # what is written from here on
 
     def write(self, data: bytes) -> int:
         view = memoryview(data)
         self._raw.write(view)
+        if self.keep is not None:
+            self.keep += view
         self.position += view.nbytes
         return view.nbytes
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -17,22 +16,9 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, RemoveAction
 
 from pipeline.errors import LogError
+from pipeline.log.protocol import PARTITION, DataFile, read_commit
 from pipeline.log.schema import SCHEMA_KEY, SCHEMA_VERSION, table_schema
 from pipeline.log.store import Store
-
-PARTITION = "record"
-
-
-@dataclass(frozen=True, slots=True)
-class DataFile:
-    """One Parquet file of the log. `first_video`/`last_video`: smallest and largest video_id in it, "" if unknown."""
-
-    path: str
-    record: str
-    size_bytes: int
-    rows: int
-    first_video: str = ""
-    last_video: str = ""
 
 
 def create_table(store: Store) -> None:
@@ -55,10 +41,6 @@ def create_table(store: Store) -> None:
         )
     except (DeltaError, OSError) as error:
         raise LogError(f"{store.uri}: cannot create an event log here: {_said(error)}") from error
-
-
-def commit_path(version: int) -> str:
-    return f"_delta_log/{version:020}.json"
 
 
 class Delta:
@@ -159,7 +141,7 @@ class Delta:
         there = read_commit(self.store, version)
         if there is None:
             return False
-        return {f.path for f in add} <= {f.path for f in there[0]} and {f.path for f in remove} <= set(there[1])
+        return {f.path for f in add} <= {f.path for f in there.added} and {f.path for f in remove} <= set(there.removed)
 
     def checkpoint(self) -> None:
         """Write a checkpoint of this version, which makes opening the table fast."""
@@ -170,43 +152,6 @@ def _stats(file: DataFile) -> str:
     bounds = {"video_id": file.first_video}, {"video_id": file.last_video}
     low, high = bounds if file.first_video else ({}, {})
     return json.dumps({"numRecords": file.rows, "minValues": low, "maxValues": high, "nullCount": {}})
-
-
-def read_commit(store: Store, version: int) -> tuple[list[DataFile], list[str]] | None:
-    """(files added, paths removed) by one commit; None where there is no such commit (yet, or any more)."""
-    try:
-        text = store.read(commit_path(version)).decode()
-    except FileNotFoundError:
-        return None
-    added: list[DataFile] = []
-    removed: list[str] = []
-    for action in _actions(store, version, text):
-        if "add" in action:
-            add = action["add"]
-            stats = json.loads(add.get("stats") or "{}")
-            added.append(
-                DataFile(
-                    unquote(add["path"]),
-                    add["partitionValues"][PARTITION],
-                    add["size"],
-                    stats.get("numRecords", 0),
-                    stats.get("minValues", {}).get("video_id", ""),
-                    stats.get("maxValues", {}).get("video_id", ""),
-                )
-            )
-        elif "remove" in action:
-            removed.append(unquote(action["remove"]["path"]))
-    return added, removed
-
-
-def _actions(store: Store, version: int, text: str) -> Iterator[Mapping[str, Any]]:
-    for line in text.splitlines():
-        try:
-            action = json.loads(line)
-        except ValueError as error:
-            raise LogError(f"{store.uri}/{commit_path(version)}: damaged commit: {error}") from error
-        if isinstance(action, dict):
-            yield action
 
 
 def _said(error: BaseException) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -13,8 +14,12 @@ import pyarrow as pa
 
 from pipeline.errors import LogError
 from pipeline.log import rows
-from pipeline.log.datafile import ROW_GROUP, new_stem, write_data_file
-from pipeline.log.delta import DataFile, Delta, create_table, read_commit
+from pipeline.log.datafile import ROW_GROUP, Written, new_stem, write_data_file
+from pipeline.log.delta import Delta, create_table
+from pipeline.log.head import Publisher, index_path, stem_of
+from pipeline.log.index import Entry, Templates
+from pipeline.log.indexing import Rows, entries_of, index_bytes
+from pipeline.log.protocol import DataFile, read_commit
 from pipeline.log.reader import read_rows
 from pipeline.log.records import RunRecord, VideoResult
 from pipeline.log.schema import EVENTS, NAMES, RUNS, VIDEOS, WINDOWS
@@ -65,6 +70,8 @@ class EventLog:
         self._keys: dict[str, dict[str, _Key]] = {}  # config_hash -> video_id -> key
         self._names: set[tuple[str, str]] = set()
         self._runs: dict[str, tuple[RunRecord, DataFile]] = {}
+        self._publisher = Publisher(store)
+        self._templates = Templates()
 
     @classmethod
     def open(cls, uri: str, create: bool = False) -> EventLog:
@@ -104,13 +111,15 @@ class EventLog:
             self._runs[run_id] = run, self._replace_run(self._delta(), batch, before)
 
     def _replace_run(self, delta: Delta, batch: pa.RecordBatch, before: DataFile | None) -> DataFile:
-        file = self._file("runs", new_stem(), RUNS, [batch])
-        assert file is not None
-        self._store.sync([file.path])
-        while not delta.commit([file], [before] if before else []):
+        with self._writing_files():
+            written = self._file("runs", new_stem(), RUNS, [batch])
+            assert written is not None
+            self._store.sync([written.file.path])
+        while not delta.commit([written.file], [before] if before else []):
             pass
         self._learn(delta)
-        return file
+        self._publisher.publish(delta.version, roll=before is not None)
+        return written.file
 
     def _run_ids(self, delta: Delta) -> set[str]:
         return {row["run_id"] for row in read_rows(self._store, delta.files("runs"), ["run_id"])}
@@ -148,12 +157,14 @@ class EventLog:
                 rest = [r for r in group if not self._stands(delta, r)]
                 if len(rest) < len(group) or not files:
                     already += [r.video_id for r in group if r not in rest]
-                    self._store.delete([f.path for f in files])
+                    self._discard(files)
                     group, files = rest, self._write(rest)
                 if not group or delta.commit(files):
                     break
                 self._learn(delta)
             self._learn(delta)
+            if group:
+                self._publisher.publish(delta.version)
             for r in group:
                 self._known(delta, r.config_hash)[r.video_id] = _Key(r.status, r.reason)
             committed = tuple(r.video_id for r in group)
@@ -167,38 +178,65 @@ class EventLog:
                 listed = read_rows(self._store, delta.files("names"), ["video_id", "uri"])
                 self._names = {(row["video_id"], row["uri"]) for row in listed}
             pairs = {(video_id, uri) for video_id, uris in names.items() for uri in uris} - self._names
-            file = self._file("names", new_stem(), NAMES, [rows.name_batch(sorted(pairs))])
-            if file is not None:
-                self._store.sync([file.path])
-                while not delta.commit([file]):
-                    pass
-                self._learn(delta)
-                self._names |= pairs
+            if not pairs:
+                return
+            stem = new_stem()
+            with self._writing_files():
+                written = self._file("names", stem, NAMES, [rows.name_batch(sorted(pairs))])
+                assert written is not None
+                self._index(stem, (), pairs)
+                self._store.sync([written.file.path])
+            while not delta.commit([written.file]):
+                pass
+            self._learn(delta)
+            self._publisher.publish(delta.version)
+            self._names |= pairs
 
     def _write(self, group: Sequence[VideoResult]) -> list[DataFile]:
         """Write a group's data files, invisible until committed."""
         if not group:
             return []
-        stem = new_stem()
+        stem, now_us = new_stem(), _now_us()
         group = sorted(group, key=attrgetter("video_id"))
         models = {run_id: run.model for run_id, (run, _) in self._runs.items()}
-        files = [
-            self._file("events", stem, EVENTS, rows.event_batches(group, models, ROW_GROUP)),
-            self._file("windows", stem, WINDOWS, rows.window_batches(group, models, WINDOW_ROWS)),
-            self._file("videos", stem, VIDEOS, [rows.video_batch(group, _now_us())]),
-        ]
-        found = [f for f in files if f is not None]
-        self._store.sync([f.path for f in found])
-        return found
+        noted = Rows()
+        with self._writing_files():
+            events = self._file("events", stem, EVENTS, noted.of(rows.event_batches(group, models, ROW_GROUP)))
+            windows = self._file("windows", stem, WINDOWS, rows.window_batches(group, models, WINDOW_ROWS))
+            videos = self._file("videos", stem, VIDEOS, [rows.video_batch(group, now_us)])
+            spans = noted.spans(stem, events.footer) if events else {}
+            self._index(stem, entries_of(group, spans, now_us), ())
+            files = [written.file for written in (events, windows, videos) if written is not None]
+            self._store.sync([f.path for f in files])
+        return files
 
-    def _file(self, record: str, stem: str, schema: pa.Schema, batches: Iterable[Any]) -> DataFile | None:
+    def _index(self, stem: str, entries: Iterable[Entry], names: Iterable[tuple[str, str]]) -> None:
+        """Write the index file of a group, before its commit."""
+        templates = Templates(self._templates.all())
+        data = index_bytes(entries, names, templates)
+        self._templates = templates
+        self._store.create(index_path(stem), data)
+        self._publisher.own[stem] = data
+
+    @contextlib.contextmanager
+    def _writing_files(self) -> Iterator[None]:
         try:
-            return write_data_file(self._store, record, stem, schema, batches)
+            yield
         except OSError as error:
             raise LogError(
                 f"{self.uri}: cannot write: {error.strerror or error}; nothing of this group is in the log, what was"
                 " committed before is"
             ) from error
+
+    def _file(self, record: str, stem: str, schema: pa.Schema, batches: Iterable[Any]) -> Written | None:
+        return write_data_file(self._store, record, stem, schema, batches)
+
+    def _discard(self, files: Sequence[DataFile]) -> None:
+        """Delete files that were not committed."""
+        for stem in {stem_of(f.path) for f in files}:
+            self._publisher.own.pop(stem, None)
+            self._store.delete([index_path(stem)])
+        self._store.delete([f.path for f in files])
 
     def _stands(self, delta: Delta, result: VideoResult) -> bool:
         key = self._known(delta, result.config_hash).get(result.video_id)
@@ -232,7 +270,7 @@ class EventLog:
                 fresh = []
                 self._keys.clear()
                 break
-            fresh += [f for f in commit[0] if f.record == "videos"]
+            fresh += [f for f in commit.added if f.record == "videos"]
         self._learned = delta.version
         if self._keys:
             self._read_keys(fresh, set(self._keys))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import LogError
-from pipeline.log.delta import DataFile
+from pipeline.log.protocol import DataFile
 from pipeline.log.schema import RECORDS
 from pipeline.log.store import Store
 
@@ -23,12 +23,8 @@ def read_table(store: Store, file: DataFile, columns: Sequence[str] | None = Non
         source = pq.ParquetFile(pa.BufferReader(store.read(file.path)))
         present = [c for c in schema.names if c in source.schema_arrow.names]
         table = source.read(columns=present, use_threads=False)
-    except FileNotFoundError as error:
-        raise LogError(f"{store.uri}/{file.path}: a data file of the log is missing; run `log --check`") from error
     except (pa.ArrowException, OSError) as error:
-        raise LogError(
-            f"{store.uri}/{file.path}: a data file of the log is damaged ({error}); run `log --check`"
-        ) from error
+        raise damaged(store, file, error) from error
     arrays = [table[f.name].cast(f.type) if f.name in present else pa.nulls(table.num_rows, f.type) for f in schema]
     return pa.table(arrays, schema=schema)
 
@@ -46,3 +42,12 @@ def read_rows(store: Store, files: Sequence[DataFile], columns: Sequence[str]) -
     """The rows of several data files of one record, as dictionaries, one file in memory at a time."""
     for file in files:
         yield from read_table(store, file, columns).to_pylist()
+
+
+def damaged(store: Store, file: DataFile, error: Exception) -> LogError:
+    """The error that names a data file that cannot be read."""
+    missing = isinstance(error, FileNotFoundError)
+    what = "is missing" if missing else f"is damaged ({' '.join(str(error).split())[:200]})"
+    return LogError(
+        f"{store.uri}/{file.path}: this data file {what}; `secondsight log LOG --check` says which videos to run again"
+    )

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from pipeline.log.delta import DataFile, Delta
+from pipeline.log.delta import Delta
+from pipeline.log.protocol import DataFile
 from pipeline.log.reader import read_record
 from pipeline.log.store import Store
 

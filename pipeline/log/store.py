@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import mmap
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, Protocol, cast
 from urllib.parse import unquote, urlsplit
 
@@ -29,6 +30,9 @@ class Store(Protocol):
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
         """The bytes of an object, or `length` of them from `start`. Raises FileNotFoundError."""
 
+    def reader(self, path: str) -> Callable[[int, int], bytes]:
+        """`read(start, length)` of one immutable object, for reading it often. Raises FileNotFoundError."""
+
     def size(self, path: str) -> int:
         """Bytes of an object. Raises FileNotFoundError."""
 
@@ -38,8 +42,8 @@ class Store(Protocol):
     def create(self, path: str, data: bytes) -> bool:
         """Write a new object, whole or not at all; False (and nothing written) where it exists."""
 
-    def swap(self, path: str, data: bytes, tag: str | None) -> bool:
-        """Replace the version that has `tag` (None: absent); False where it has changed since."""
+    def swap(self, path: str, data: bytes, tag: str | None) -> str | None:
+        """Replace the version that has `tag` (None: absent); returns the new tag, None where it has changed since."""
 
     def sink(self, path: str) -> BinaryIO:
         """A new object to write bit by bit, which appears when closed."""
@@ -85,6 +89,17 @@ class LocalStore:
         self.bytes_read += len(data)
         return data
 
+    def reader(self, path: str) -> Callable[[int, int], bytes]:
+        with open(self.path(path), "rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+        def read(start: int, length: int) -> bytes:
+            self.requests += 1
+            self.bytes_read += length
+            return mapped[start : start + length]
+
+        return read
+
     def size(self, path: str) -> int:
         return os.stat(self.path(path)).st_size
 
@@ -93,7 +108,7 @@ class LocalStore:
             data = self.read(path)
         except FileNotFoundError:
             return None
-        return data, hashlib.blake2b(data, digest_size=16).hexdigest()
+        return data, _tag(data)
 
     def create(self, path: str, data: bytes) -> bool:
         temporary = self._write(path, data)
@@ -105,15 +120,15 @@ class LocalStore:
             os.unlink(temporary)
         return True
 
-    def swap(self, path: str, data: bytes, tag: str | None) -> bool:
+    def swap(self, path: str, data: bytes, tag: str | None) -> str | None:
         os.makedirs(os.path.dirname(self.path(path)), exist_ok=True)
         with open(self.path(path) + ".lock", "ab") as lock:  # released by the kernel when its holder dies
             fcntl.flock(lock, fcntl.LOCK_EX)
             now = self.tagged(path)
             if (now and now[1]) != tag:
-                return False
+                return None
             os.replace(self._write(path, data), self.path(path))
-            return True
+            return _tag(data)
 
     def _write(self, path: str, data: bytes) -> str:
         """Write a hidden temporary file beside `path`; returns its full name."""
@@ -148,6 +163,10 @@ class LocalStore:
                 os.fsync(handle)
             finally:
                 os.close(handle)
+
+
+def _tag(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 class _HiddenFile:
@@ -238,6 +257,9 @@ class ObjectStore:
         self.bytes_read += len(data)
         return data.to_bytes()
 
+    def reader(self, path: str) -> Callable[[int, int], bytes]:
+        return lambda start, length: self.read(path, start, length)
+
     def size(self, path: str) -> int:
         with self._request(path):
             return int(self._obstore.head(self._store, path)["size"])
@@ -253,18 +275,17 @@ class ObjectStore:
         return data, got.meta["e_tag"] or ""
 
     def create(self, path: str, data: bytes) -> bool:
-        return self._conditional(path, data, "create")
+        return self._conditional(path, data, "create") is not None
 
-    def swap(self, path: str, data: bytes, tag: str | None) -> bool:
+    def swap(self, path: str, data: bytes, tag: str | None) -> str | None:
         return self._conditional(path, data, "create" if tag is None else {"e_tag": tag})
 
-    def _conditional(self, path: str, data: bytes, mode: Any) -> bool:
+    def _conditional(self, path: str, data: bytes, mode: Any) -> str | None:
         try:
             with self._request(path):
-                self._obstore.put(self._store, path, data, mode=mode, use_multipart=False)
+                return self._obstore.put(self._store, path, data, mode=mode, use_multipart=False)["e_tag"] or ""
         except self._exists:
-            return False
-        return True
+            return None
 
     def sink(self, path: str) -> BinaryIO:
         return cast(BinaryIO, self._obstore.open_writer(self._store, path))

@@ -1,0 +1,170 @@
+"""Finding a video's entries: through the index where the log has one, else by looking into the data files.
+
+Imports neither Arrow for Python, numpy nor delta-rs: a cold lookup must not wait for them.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Protocol
+
+from pipeline.errors import LogError
+from pipeline.log.head import Head, advance, index_path, load
+from pipeline.log.index import (
+    ENTRY,
+    KEY,
+    Entry,
+    IndexFile,
+    Templates,
+    name_key,
+    unpack_entry,
+    unpack_names,
+    video_key,
+)
+from pipeline.log.store import LocalStore, Store
+
+if TYPE_CHECKING:
+    from pipeline.log.scan import ScanFinder
+
+
+class Finder(Protocol):
+    """What a lookup asks first. `version`: the version of the log that the answers are of."""
+
+    version: int
+
+    def entries(self, video_id: str) -> list[Entry]:
+        """What the log holds of a video, one entry per run; none if it does not know it."""
+
+    def named(self, name: str) -> list[tuple[str, str]]:
+        """(video_id, uri) of the videos' names whose last part is that of `name`."""
+
+    def prefixed(self, prefix: str) -> list[str]:
+        """Ids of the videos whose id begins with `prefix` (hexadecimal)."""
+
+    def all(self) -> Iterator[Entry]:
+        """Every entry of the log, in no order."""
+
+
+def open_finder(store: Store) -> Finder:
+    """The index of a log, or (slower) its data files where the index is missing or of no use.
+
+    On a local path the newest commits are always seen; on an object store the answer is as of the last head that a
+    committer has published (before its `commit` returned), which saves a request.
+    """
+    published = load(store)
+    if published is None or published[0].stale:
+        return scan_finder(store)
+    head: Head | None = published[0]
+    assert head is not None
+    if isinstance(store, LocalStore):
+        head = advance(head, store)
+    if head is None or head.stale:
+        return scan_finder(store)
+    return IndexFinder(store, head)
+
+
+def scan_finder(store: Store) -> ScanFinder:
+    from pipeline.log.scan import ScanFinder
+
+    return ScanFinder(store)
+
+
+class IndexFinder:
+    """Lookups in the catalog and in the tail of one head."""
+
+    def __init__(self, store: Store, head: Head) -> None:
+        self._store = store
+        self.version = head.version
+        self._catalog: IndexFile | None = None
+        if head.catalog is not None:
+            path, start = head.catalog
+            self._catalog = IndexFile.parse(start, store.reader(path), f"{store.uri}/{path}")
+        self._stems = [t.stem for t in head.tail]
+        self._tail: dict[str, IndexFile] = {}
+        self._everywhere = [t.stem for t in head.tail if t.prefixes is None]
+        self._by_prefix: dict[bytes, list[str]] = {}
+        self._sorted_prefixes: list[bytes] | None = None
+        for t in head.tail:
+            prefixes = t.prefixes or b""
+            for at in range(0, len(prefixes), 4):
+                self._by_prefix.setdefault(prefixes[at : at + 4], []).append(t.stem)
+        self._unindexed = scan_finder(store).only(head.unindexed) if head.unindexed else None
+
+    def _blobs(self, key: bytes) -> Iterator[tuple[bytes, Templates]]:
+        # The newest first: where a video and run are in several index files, its newest entry counts.
+        for stem in dict.fromkeys([*reversed(self._by_prefix.get(key[:4], [])), *self._everywhere]):
+            index = self._index(stem)
+            yield from ((blob, index.templates) for blob in index.find(key))
+        if self._catalog is not None:
+            yield from ((blob, self._catalog.templates) for blob in self._catalog.find(key))
+
+    def _index(self, stem: str) -> IndexFile:
+        if stem not in self._tail:
+            path = index_path(stem)
+            try:
+                self._tail[stem] = IndexFile.of(self._store.read(path), f"{self._store.uri}/{path}")
+            except FileNotFoundError as error:
+                raise LogError(
+                    f"{self._store.uri}/{path}: an index file is missing; `secondsight log --compact` makes it again"
+                ) from error
+        return self._tail[stem]
+
+    def entries(self, video_id: str) -> list[Entry]:
+        found: dict[str, Entry] = {}
+        for blob, templates in self._blobs(video_key(video_id)):
+            entry = unpack_entry(blob, templates)
+            if entry.video_id == video_id:
+                found.setdefault(entry.run_id, entry)
+        if self._unindexed is not None:
+            for entry in self._unindexed.entries(video_id):
+                found.setdefault(entry.run_id, entry)
+        return list(found.values())
+
+    def named(self, name: str) -> list[tuple[str, str]]:
+        found = {pair for blob, _ in self._blobs(name_key(name)) for pair in unpack_names(blob)}
+        if self._unindexed is not None:
+            found.update(self._unindexed.named(name))
+        return sorted(found)
+
+    def prefixed(self, prefix: str) -> list[str]:
+        first, last = key_range(prefix)
+        blobs: list[tuple[bytes, Templates]] = []
+        for stem in self._stems_between(first, last):
+            index = self._index(stem)
+            blobs += [(blob, index.templates) for blob in index.prefixed(first, last)]
+        if self._catalog is not None:
+            blobs += [(blob, self._catalog.templates) for blob in self._catalog.prefixed(first, last)]
+        found = {unpack_entry(blob, templates).video_id for blob, templates in blobs if blob[:1] == ENTRY}
+        if self._unindexed is not None:
+            found.update(self._unindexed.prefixed(prefix))
+        return sorted(video_id for video_id in found if video_id.startswith(prefix))
+
+    def all(self) -> Iterator[Entry]:
+        seen: set[tuple[str, str]] = set()
+        files = [self._index(stem) for stem in reversed(self._stems)]
+        for index in [*files, *([self._catalog] if self._catalog is not None else [])]:
+            for _, blob in index.items():
+                if blob[:1] == ENTRY:
+                    entry = unpack_entry(blob, index.templates)
+                    if (entry.video_id, entry.run_id) not in seen:
+                        seen.add((entry.video_id, entry.run_id))
+                        yield entry
+        if self._unindexed is not None:
+            yield from (e for e in self._unindexed.all() if (e.video_id, e.run_id) not in seen)
+
+    def _stems_between(self, first: bytes, last: bytes) -> Iterable[str]:
+        if self._sorted_prefixes is None:
+            self._sorted_prefixes = sorted(self._by_prefix)
+        stems = dict.fromkeys(self._everywhere)
+        for prefix in self._sorted_prefixes[bisect_left(self._sorted_prefixes, first[:4]) :]:
+            if prefix > last[:4]:
+                break
+            stems.update(dict.fromkeys(self._by_prefix[prefix]))
+        return stems
+
+
+def key_range(prefix: str) -> tuple[bytes, bytes]:
+    """The first and last key of the video ids that begin with hexadecimal digits."""
+    digits = 2 * KEY
+    return bytes.fromhex(prefix[:digits].ljust(digits, "0")), bytes.fromhex(prefix[:digits].ljust(digits, "f"))
