@@ -20,6 +20,7 @@ from pipeline.plan import SECOND_US
 
 TRUTH_FILE = "truth.json"
 VERSION = "secondsight demo 1"
+SEED = 290  # chosen for its variety: every kind of event in five short films
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +42,15 @@ class Film:
 
 
 FILMS = (
-    Film("first light.mp4", "FIRST LIGHT", 24, 640, 360, Fraction(25), 50, copies=("again/first light (copy).mp4",)),
-    Film("harbour.mkv", "HARBOUR", 22, 768, 432, Fraction(30000, 1001), 250),
-    Film("night bus.mp4", "NIGHT BUS", 24, 640, 360, Fraction(30), 60, variable=True),
-    Film("paper moon.ts", "PAPER MOON", 20, 640, 480, Fraction(24), 24, start_us=3600 * SECOND_US),
-    Film("window seat.mp4", "WINDOW SEAT", 20, 360, 640, Fraction(30), 90),
+    Film("first light.mp4", "FIRST LIGHT", 22, 640, 360, Fraction(25), 50, copies=("again/first light (copy).mp4",)),
+    Film("harbour.mkv", "HARBOUR", 20, 768, 432, Fraction(30000, 1001), 250),
+    Film("night bus.mp4", "NIGHT BUS", 22, 640, 360, Fraction(30), 60, variable=True),
+    Film("paper moon.ts", "PAPER MOON", 18, 640, 480, Fraction(24), 24, start_us=3600 * SECOND_US),
+    Film("window seat.mp4", "WINDOW SEAT", 18, 360, 640, Fraction(30), 90),
 )
 
 
-def write_archive(folder: Path, seed: int = 0, films: Sequence[Film] = FILMS, processes: int | None = None) -> Path:
+def write_archive(folder: Path, seed: int = SEED, films: Sequence[Film] = FILMS, processes: int | None = None) -> Path:
     """Make `films` in `folder` and the truth about them in `truth.json` (its path is returned). The same seed makes the
     same videos. Raises UsageError where the folder cannot be written.
     """

@@ -23,7 +23,7 @@ class Pace:
     """
 
     most_things: int = 3
-    act_us: tuple[int, int] = (1_400_000, 2_600_000)
+    act_us: tuple[int, int] = (1_200_000, 2_200_000)
     pause_us: tuple[int, int] = (300_000, 1_000_000)
     overlap: float = 0.25
 
@@ -40,8 +40,8 @@ class _Player:
     size: float
     acts: list[Act] = field(default_factory=list)
     busy_until_us: int = 0
-    from_x: float = 0.0
-    from_y: float = 0.0
+    path: list[tuple[float, float]] = field(default_factory=list)  # all it passes until then
+    largest: float = 0.0  # and its largest size until then
     gone: bool = False
 
     @property
@@ -49,13 +49,17 @@ class _Player:
         return f"{self.colour} {self.shape}"
 
     def act(self, act: Act) -> int:
+        if act.start_us > self.busy_until_us:  # else one of several acts that follow at once
+            self.path, self.largest = [(self.x, self.y)], self.size
         self.acts.append(act)
         self.busy_until_us = act.end_us
-        self.from_x, self.from_y = self.x, self.y
+        if act.to is not None:
+            self.path.append(act.to)
         if act.kind == "move" and act.to is not None:
             self.x, self.y = act.to
         self.colour, self.shape = act.colour or self.colour, act.shape or self.shape
         self.size = act.size or self.size
+        self.largest = max(self.largest, self.size)
         self.gone = act.kind == "leave"
         return act.end_us
 
@@ -94,7 +98,7 @@ class Plot:
             (3.0 if not self._here() else 1.4, self._appear),
             (1.6, self._move),
             (1.4, self._change),
-            (1.4, self._meet),
+            (2.6, self._meet),
             (0.3 if len(self._here()) < 2 else 0.9, self._leave),
         ]
         weights = np.array([weight for weight, _ in choices])
@@ -218,7 +222,7 @@ class Plot:
 
     def _fits(self, x: float, y: float, size: float, except_for: _Player | None = None) -> bool:
         others = (p for p in self._here() if p is not except_for)
-        return all(_distance(p, x, y) >= _reach(p.size) + _reach(size) + GAP for p in others)
+        return all(self._distance(p, x, y) >= _reach(size) + GAP for p in others)
 
     def _free_way(self, player: _Player) -> tuple[float, float] | None:
         """A place that `player` can go to straight, clearly left, right, up or down of where it is."""
@@ -249,12 +253,19 @@ class Plot:
         for other in self._here():
             if other is player or other is but:
                 continue
-            room = _reach(player.size) + _reach(other.size) + GAP / 2
+            room = _reach(player.size) + GAP / 2
             for s in steps:
                 x, y = start[0] + (end[0] - start[0]) * s, start[1] + (end[1] - start[1]) * s
-                if _distance(other, float(x), float(y)) < room:
+                if self._distance(other, float(x), float(y)) < room:
                     return False
         return True
+
+    def _distance(self, player: _Player, x: float, y: float) -> float:
+        """From a place to the nearest that a player reaches now, or until it is done with what it does."""
+        if player.busy_until_us <= self.now_us:
+            return hypot(player.x - x, player.y - y) - _reach(player.size)
+        ways = zip(player.path, player.path[1:] or player.path, strict=False)
+        return min(_to_segment(x, y, start, end) for start, end in ways) - _reach(player.largest)
 
     def _outside(self, x: float, y: float, size: float) -> tuple[float, float]:
         """The point at the nearest of the left, right and upper edges where a bit of a thing still shows."""
@@ -269,15 +280,11 @@ def _reach(size: float) -> float:
     return 1.45 * size
 
 
-def _distance(player: _Player, x: float, y: float) -> float:
-    """From a place to where a player is, or may still be on its way from."""
-    here = hypot(player.x - x, player.y - y)
-    if (player.from_x, player.from_y) == (0.0, 0.0):
-        return here
-    dx, dy = player.x - player.from_x, player.y - player.from_y
+def _to_segment(x: float, y: float, start: tuple[float, float], end: tuple[float, float]) -> float:
+    dx, dy = end[0] - start[0], end[1] - start[1]
     length = dx * dx + dy * dy
-    share = 1.0 if length == 0 else max(0.0, min(1.0, ((x - player.from_x) * dx + (y - player.from_y) * dy) / length))
-    return hypot(player.from_x + share * dx - x, player.from_y + share * dy - y)
+    share = 0.0 if length == 0 else max(0.0, min(1.0, ((x - start[0]) * dx + (y - start[1]) * dy) / length))
+    return hypot(start[0] + share * dx - x, start[1] + share * dy - y)
 
 
 def _extent(shape: str, angle: float) -> float:

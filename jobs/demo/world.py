@@ -24,6 +24,8 @@ COLOURS: dict[str, Rgb] = {
     "white": (250, 248, 243),
 }
 
+DIMMEST = 0.06  # share of the light in the darkest frame of a fade: plainly something, where black is nothing
+
 
 @dataclass(frozen=True, slots=True)
 class Act:
@@ -152,7 +154,8 @@ class World:
         done = (time_us - now.start_us) / (now.end_us - now.start_us)
         if now.kind == "dissolve":
             return ((live[0], 1 - done), (live[1], done))
-        return tuple((shot, 1 - done if now.kind == "fade_out" else done) for shot in live)
+        light = DIMMEST + (1 - DIMMEST) * (1 - done if now.kind == "fade_out" else done)
+        return tuple((shot, light) for shot in live)
 
 
 def pose(thing: Thing, clock_us: int) -> Pose | None:
