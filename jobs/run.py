@@ -9,13 +9,14 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from pipeline.clock import parse_time
-from pipeline.errors import UsageError
+from pipeline.errors import LogError, UsageError
 
 if TYPE_CHECKING:
     from model.interface import ModelProfile
@@ -169,7 +170,8 @@ def run(
         finally:
             elapsed_s = time.monotonic() - began
             if begun:
-                event_log.finish_run(run_id, flow.progress.totals(elapsed_s), status)
+                with nullcontext() if status == "done" else suppress(LogError):  # the first error is the one to tell
+                    event_log.finish_run(run_id, flow.progress.totals(elapsed_s), status)
     return _summary(run_id if begun else "", log, flow.progress, elapsed_s)
 
 

@@ -87,11 +87,9 @@ def reduce_events(answers: Iterable[WindowEvents], rules: Mapping[str, KindRule]
 def _cores(windows: Sequence[Window]) -> list[tuple[int, int]]:
     """The part of each window (by index) that is its alone to judge: overlaps are cut in their middle."""
     edges = [(a.end_us + b.start_us) // 2 if b.start_us < a.end_us else None for a, b in pairwise(windows)]
-    lows = [None, *edges]
-    highs = [*edges, None]
     return [
         (w.start_us if low is None else low, w.end_us if high is None else high)
-        for w, low, high in zip(windows, lows, highs, strict=True)
+        for w, low, high in zip(windows, [None, *edges], [*edges, None], strict=False)
     ]
 
 

@@ -18,6 +18,7 @@ from model.interface import ModelProfile
 from pipeline.config import RunConfig
 from pipeline.errors import VideoError
 from pipeline.log.records import VideoResult
+from pipeline.plan import SECOND_US
 from pipeline.video import Source, Video
 from workers.commit import Committer, Log, video_result
 from workers.decode import start_decode
@@ -36,12 +37,18 @@ MAX_NOTES = 1000  # failures kept for the summary; the log has all of them
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one video may cost. `stall_s`: time without progress in one decode task, or in opening one video.
-    `decode_bytes`: private memory that decoding may add to its process. `startup_s`: for the first replica."""
+    """What may be used up.
+
+    `stall_s`: time without progress in one decode task, or in opening one video. `decode_bytes`: private memory that
+    decoding may add to its process. `startup_s`: until the first replica is up. `segment_s`: length of video that
+    one decode task reads. `frames_bytes`: frames in flight (None: by the size of the cluster).
+    """
 
     stall_s: float = 120.0
     decode_bytes: int | None = 4 << 30
     startup_s: float = 900.0
+    segment_s: float = 300.0
+    frames_bytes: int | None = None
 
 
 @dataclass(slots=True)
@@ -125,9 +132,10 @@ class Flow:
         self._schedule = Schedule(
             config.sampling,
             config.windowing,
-            budget_bytes=shares.budget_bytes,
+            budget_bytes=self._limits.frames_bytes or shares.budget_bytes,
             decoders=shares.decoders,
             batch_windows=profile.batch_windows,
+            segment_us=round(self._limits.segment_s * SECOND_US),
         )
         self._decoders: dict[Any, _Decoder] = {}
         self._pool = Pool(
@@ -292,6 +300,8 @@ class Flow:
             return  # another decoder's window took the room in this very round
         try:
             ref = next(decoder.stream)
+            if decoder.expects == "frames":
+                self._schedule.taking(number)
         except StopIteration:
             del self._decoders[decoder.stream]
             if decoder.frames is None:

@@ -40,6 +40,7 @@ class _Decoding:
     next: int  # index of the window that it yields next
     tries: int
     reserved: int
+    taking: int = 0  # bytes of the window that is being taken from it
 
 
 @dataclass(slots=True)
@@ -161,10 +162,19 @@ class Schedule:
         work = self._videos[self._decoding[number].order.segment.video.video_id]
         return not self._held or self.bytes_in_flight + work.window_bytes <= self._budget
 
+    def taking(self, number: int) -> None:
+        """The next window of this decoder is about to leave it: from now on it needs room of its own."""
+        decoding = self._decoding[number]
+        decoding.taking = self._videos[decoding.order.segment.video.video_id].window_bytes
+        self._held += decoding.taking
+        self._note_peak()
+
     def taken(self, number: int, decoded: Decoded, frames: object) -> None:
-        """A window left its decoder."""
+        """The window has left its decoder, after `taking`."""
         decoding = self._decoding[number]
         work = self._videos[decoding.order.segment.video.video_id]
+        self._held -= decoding.taking
+        decoding.taking = 0
         decoding.next += 1
         self._hold(Waiting(decoded, frames, work.order, work.window_bytes))
         work.lost_us.update(decoded.lost_us)
@@ -324,6 +334,7 @@ class Schedule:
     def _close(self, number: int) -> _Decoding:
         decoding = self._decoding.pop(number)
         self._reserved -= decoding.reserved
+        self._held -= decoding.taking
         return decoding
 
     def _note_peak(self) -> None:

@@ -292,6 +292,11 @@ def test_a_window_cannot_flood_the_log() -> None:
     assert len(reduced.events) == MAX_EVENTS and sum(reduced.dropped.values()) == 5
 
 
+def test_nothing_said_is_nothing_reduced() -> None:
+    assert reduce_events([], RULES, DURATION).events == ()
+    assert reduce_events([WindowEvents(w, ()) for w in _windows(100, 10)], RULES, DURATION).events == ()
+
+
 def test_order_is_total() -> None:
     """Equal starts are ordered by end, kind and text, so that two runs write the same rows."""
     (window,) = _windows(100, 0, 100)

@@ -41,6 +41,7 @@ class _World:
     def __init__(self, schedule: Schedule, seed: int, bad: dict[tuple[str, int], str]) -> None:
         self.schedule, self.random, self.bad = schedule, random.Random(seed), bad
         self.streams: dict[int, tuple[DecodeOrder, int]] = {}
+        self.leaving: set[int] = set()  # streams whose next window is on its way to the driver
         self.batches: list[Batch] = []
         self.finished: list[Watched] = []
         self.watched: Counter[tuple[str, int]] = Counter()
@@ -64,17 +65,23 @@ class _World:
                 self.random.choice(actions)()
             for number in self.schedule.cancelled():
                 self.streams.pop(number, None)
+                self.leaving.discard(number)
             self.finished += self.schedule.finished()
             if not rest and self.schedule.idle() and not self.streams and not self.batches:
                 return
         raise AssertionError("the schedule is stuck")
 
     def _step_stream(self) -> None:
-        takeable = [n for n in self.streams if self.schedule.may_take(n)]
+        takeable = [n for n in self.streams if n in self.leaving or self.schedule.may_take(n)]
         if not takeable:
             return
         number = self.random.choice(takeable)
         order, index = self.streams[number]
+        if number not in self.leaving and index <= order.segment.last:
+            self.schedule.taking(number)
+            self.leaving.add(number)
+            return
+        self.leaving.discard(number)
         if index > order.segment.last:
             del self.streams[number]
             self.schedule.decode_ended(number, self.now)
@@ -109,6 +116,7 @@ class _World:
         held = sum(w.window_bytes for w in schedule._ready) + sum(
             m.window_bytes for b in self.batches for m in b.members
         )
+        held += sum(schedule.window_bytes(self.streams[n][0].segment.video) for n in self.leaving)
         open_ = sum(order.depth * schedule.window_bytes(order.segment.video) for order, _ in self.streams.values())
         assert held + open_ == schedule.bytes_in_flight
         self.peak = max(self.peak, held + open_)
@@ -231,8 +239,9 @@ def test_a_failed_video_lets_go_of_everything() -> None:
     schedule.add(_video("v"))
     first, second = schedule.next_decode(0.0), schedule.next_decode(0.0)
     assert first and second
-    schedule.taken(first.number, _decoded(first, 0), object())
-    schedule.taken(first.number, _decoded(first, 1), object())
+    for index in range(2):
+        schedule.taking(first.number)
+        schedule.taken(first.number, _decoded(first, index), object())
     batch = schedule.next_batch()
     assert batch is not None
     schedule.decode_failed(second.number, "corrupt", "no frame at all", 0.0)
