@@ -177,6 +177,8 @@ class EventLog:
             if not self._names:
                 listed = read_rows(self._store, delta.files("names"), ["video_id", "uri"])
                 self._names = {(row["video_id"], row["uri"]) for row in listed}
+                for row in read_rows(self._store, delta.files("videos"), ["video_id", "uris"]):
+                    self._names |= {(row["video_id"], uri) for uri in row["uris"]}
             pairs = {(video_id, uri) for video_id, uris in names.items() for uri in uris} - self._names
             if not pairs:
                 return
