@@ -43,19 +43,17 @@ def forecast_memory(model: str, ranks: list[int], precision: str | None = None) 
     import torch
 
     from model.checkpoint.index import open_checkpoint
-    from model.checkpoint.load import plan_model, shard_experts, stored_dtype
     from model.checkpoint.memory import kv_bytes_per_token, weights_memory
+    from model.checkpoint.plan import plan_model, plan_shape, stored_dtype
     from model.checkpoint.published import PUBLISHED, published_config
-    from model.checkpoint.skeleton import build_skeleton, parse_config
+    from model.checkpoint.skeleton import parse_config
 
     chosen = {"bf16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, None: None}[precision]
-    meta = torch.device("meta")
     tensors = None
     if model in PUBLISHED:
         config = parse_config(published_config(model), model)
         dtype = chosen or stored_dtype(config)
-        skeleton = build_skeleton(config, "sdpa", model)
-        shard_experts(skeleton, config, 0, 1, None, dtype, meta, None)
+        skeleton = plan_shape(config, model, dtype)
     else:
         checkpoint = open_checkpoint(model)
         config = parse_config(checkpoint.config, checkpoint.path)

@@ -1,7 +1,8 @@
 """The published shapes of the Qwen3-VL family, as config.json states them: for dry runs, never for reading weights.
 
 Checked against public copies of the hub's config.json (30B-A3B, 4B) and torchtitan's model definitions
-(pytorch/torchtitan, experiments/qwen3_vl: 2B, 8B, 30B-A3B, 235B-A22B); 32B is the text shape of Qwen3-32B. A checkpoint's own config.json always wins.
+(pytorch/torchtitan, experiments/qwen3_vl: 2B, 8B, 30B-A3B, 235B-A22B);
+32B is the text shape of Qwen3-32B. A checkpoint's own config.json always wins.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ Each class holds the experts of one layer on one rank in the form that is fastes
 | form | where | measured by `python -m jobs.bench.experts` |
 |---|---|---|
 | `PlainExperts` | any device and dtype that multiplies natively; CUDA uses torch's grouped_mm | |
+| `Fp8Experts` (fp8.py) | FP8 checkpoints, kept in FP8 | |
 | `PackedExperts` | bf16 or fp16 weights on a CPU without bf16 instructions: FBGEMM's fp16 packing, fp32 arithmetic | |
 """
 
@@ -92,7 +93,7 @@ class PlainExperts:
 
     def run(self, x: Tensor, rows: Tensor, counts: Tensor, activation: Activation) -> Tensor:
         if x.is_cuda and self.dtype == torch.bfloat16 and len(rows):
-            return self._grouped(x, rows, counts, activation)
+            return run_grouped(x[rows], self.gate_up, self.down, counts, activation)
         out = torch.empty(len(rows), self.hidden, dtype=x.dtype, device=x.device)
         start = 0
         for expert, count in enumerate(counts.tolist()):
@@ -105,12 +106,16 @@ class PlainExperts:
             start = end
         return out
 
-    def _grouped(self, x: Tensor, rows: Tensor, counts: Tensor, activation: Activation) -> Tensor:
-        """One kernel for all experts (torch >= 2.10, compute capability 8.0 or more); nothing waits for the host."""
-        ends = counts.cumsum(0, dtype=torch.int32)
-        both = F.grouped_mm(x[rows], self.gate_up.transpose(1, 2), offs=ends)
-        gated = activation(both[:, : self.width]) * both[:, self.width :]
-        return F.grouped_mm(gated, self.down.transpose(1, 2), offs=ends)
+
+def run_grouped(x: Tensor, gate_up: Tensor, down: Tensor, counts: Tensor, activation: Activation) -> Tensor:
+    """Rows `x` [P, H] sorted by expert through one kernel for all experts; nothing waits for the host.
+
+    `gate_up` [n, 2I, H], `down` [n, H, I], `counts` [n]. On CUDA: bf16, compute capability 8.0 or more.
+    """
+    ends, width = counts.cumsum(0, dtype=torch.int32), down.shape[2]
+    both = F.grouped_mm(x, gate_up.transpose(1, 2), offs=ends)
+    gated = activation(both[:, :width]) * both[:, width:]
+    return F.grouped_mm(gated, down.transpose(1, 2), offs=ends)
 
 
 class PackedExperts:

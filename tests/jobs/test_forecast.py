@@ -94,8 +94,8 @@ def checkpoint_of(shapes: dict[str, tuple[int, ...]], config: dict[str, Any]) ->
 def test_every_tensor_of_the_published_sizes_is_accounted_for(size: str, billions: float) -> None:
     import torch
 
-    from model.checkpoint.load import plan_model
     from model.checkpoint.memory import weights_memory
+    from model.checkpoint.plan import plan_model
     from model.checkpoint.skeleton import parse_config
 
     raw = published_config(size)

@@ -77,8 +77,8 @@ def build(kind: str, dtype: torch.dtype = torch.float32, seed: int = 0, **text: 
     return model.to(dtype).eval()
 
 
-def save(model: Any, folder: Path, layout: str = "transformers5", shards: int = 1, fp8: bool = False) -> Path:
-    """Write `model` in one of the layouts "transformers5", "hub" (4.57 era) or "per_expert"."""
+def save(model: Any, folder: Path, layout: str = "transformers5", shards: int = 1, fp8: int = 0) -> Path:
+    """Write `model` in one of the layouts "transformers5", "hub" (4.57 era) or "per_expert"; `fp8`: size of blocks."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
@@ -88,9 +88,9 @@ def save(model: Any, folder: Path, layout: str = "transformers5", shards: int = 
     config = json.loads(model.config.to_json_string(use_diff=False))
     config["dtype"] = str(model.dtype).removeprefix("torch.")
     if fp8:
-        config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [16, 16]}
+        config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [fp8, fp8]}
         for name in [name for name in tensors if "experts" in name or "self_attn.q_proj" in name]:
-            weight, scale = quantise(tensors[name], 16)
+            weight, scale = quantise(tensors[name], fp8)
             tensors[name] = weight
             tensors[f"{name}_scale_inv"] = scale
     (folder / "config.json").write_text(json.dumps(config))
