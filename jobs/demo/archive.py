@@ -14,7 +14,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+
+from jobs.demo.encode import OWN_ZERO, Recording, encode, ticks
+from jobs.demo.story import story
 from jobs.demo.truth import TruthEvent, activitynet, events, on_frames
+from jobs.demo.world import World
 from pipeline.errors import UsageError
 from pipeline.plan import SECOND_US
 
@@ -39,6 +45,17 @@ class Film:
     variable: bool = False
     start_us: int = 0
     copies: tuple[str, ...] = ()
+
+    def world(self, seed: int) -> World:
+        """What the film shows; the same whichever other films are made."""
+        rng = np.random.default_rng([seed, zlib.crc32(self.file.encode())])
+        short = min(self.width, self.height)
+        return story(rng, self.seconds * SECOND_US, self.width / short, self.height / short, title=self.title)
+
+    @property
+    def recording(self) -> Recording:
+        b_frames = 0 if self.variable else 2  # with them an MP4 cannot tell how long the last frame stays
+        return Recording(self.width, self.height, self.rate, self.variable, self.gop, b_frames, self.start_us)
 
 
 FILMS = (
@@ -74,26 +91,12 @@ def write_archive(folder: Path, seed: int = SEED, films: Sequence[Film] = FILMS,
 
 def write_film(folder: Path, film: Film, seed: int) -> tuple[dict[str, Any], list[TruthEvent]]:
     """Make one film; returns the facts about it for the truth file, and what its frames show."""
-    import cv2
-    import numpy as np
-
-    from jobs.demo.encode import OWN_ZERO, Recording, encode, ticks
-    from jobs.demo.story import story
-
     cv2.setNumThreads(1)  # the films share the machine
-    short = min(film.width, film.height)
-    own = zlib.crc32(film.file.encode())  # a film stays the same whichever others are made
-    rng = np.random.default_rng([seed, own])
-    duration_us = film.seconds * SECOND_US
-    world = story(rng, duration_us, film.width / short, film.height / short, title=film.title)
-    recording = Recording(
-        film.width, film.height, film.rate, film.variable, film.gop, 0 if film.variable else 2, film.start_us
-    )
-    path = folder / film.file
-    when = ticks(recording, path.suffix, duration_us, seed=own)
+    world, path = film.world(seed), folder / film.file
+    when = ticks(film.recording, path.suffix, world.duration_us, seed)
     unfinished = path.with_name("." + path.name)  # hidden: not part of the archive until it is whole
     try:
-        encode(unfinished, world, recording, when)
+        encode(unfinished, world, film.recording, when)
         os.replace(unfinished, path)
         for copy in film.copies:
             (folder / copy).parent.mkdir(parents=True, exist_ok=True)

@@ -58,7 +58,8 @@ class Painter:
     def _background(self, scene: Scene, clock_us: int) -> Picture:
         w, h = round(FIELD * self.world.width), round(FIELD * self.world.height)
         seconds = clock_us / 1e6
-        spread = np.array([(g.x, g.y, g.dx, g.dy, g.radius, g.light) for g in scene.glows], np.float32).T
+        lights = [(g.x, g.y, g.dx, g.dy, g.radius, g.light) for g in scene.glows]
+        spread = np.array(lights, np.float32).reshape(-1, 6).T
         radius, edge = spread[4], 2 * spread[4]
         # They leave on one side and come in again on the other.
         x = (spread[0] + spread[2] * seconds + edge) % (self.world.width + 2 * edge) - edge

@@ -81,6 +81,7 @@ def encode(path: Path, world: World, recording: Recording, when: Ticks) -> None:
     painter = Painter(world, recording.width, recording.height)
     # MPEG-TS: our own timestamps, without an added delay. MP4: the index in front, as for the web.
     options = {".ts": {"mpegts_copyts": "1"}, ".mp4": {"movflags": "+faststart"}}.get(path.suffix, {})
+    options["fflags"] = "+bitexact"  # no random identifiers, no dates
     first = round(Fraction(recording.start_us, SECOND_US) / when.time_base)
     with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream("libx264", rate=recording.rate)
