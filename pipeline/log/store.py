@@ -223,15 +223,18 @@ class ObjectStore:
         self._obstore: Any = obstore
         self._absent = (exceptions.NotFoundError, FileNotFoundError)
         self._exists = (exceptions.AlreadyExistsError, exceptions.PreconditionError, FileExistsError)
-        client: Any = {"allow_http": True} if self.options() else None
         try:
-            self._store: Any = obstore.store.from_url(uri, client_options=client)
+            self._store: Any = obstore.store.from_url(uri, client_options=self.client_options())
         except Exception as error:
             raise LogError(f"{uri}: not a usable object-store URI: {error}") from error
 
     def options(self) -> dict[str, str]:
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
         return {"AWS_ALLOW_HTTP": "true"} if self.uri.startswith("s3") and endpoint.startswith("http://") else {}
+
+    def client_options(self) -> Any:
+        """The same for obstore."""
+        return {"allow_http": True} if self.options() else None
 
     @contextlib.contextmanager
     def _request(self, path: str) -> Iterator[None]:
