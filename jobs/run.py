@@ -83,6 +83,9 @@ def run(
     model: str = "signals",
     *,
     settings: Mapping[str, Any] | None = None,
+    ranks: int | None = None,
+    prompt: str | None = None,
+    precision: str | None = None,
     fps: float | str | Fraction | None = None,
     window_s: float | None = None,
     overlap_s: float | None = None,
@@ -100,21 +103,25 @@ def run(
 ) -> RunSummary:
     """Watch `archive` and commit what happens to the event log at `log`. What is left None is the model's default.
 
-    `settings` go to the model. `replicas`: None for as many as fit. `address`: of a Ray cluster; by default
+    `settings` go to the model, and so do `ranks`, `prompt` and `precision` (of a Qwen3-VL).
+    `replicas`: None for as many as fit. `address`: of a Ray cluster; by default
     $RAY_ADDRESS, else one is started here for this run. `on_start` is called with lines for the user before the work
     begins, `on_progress` about ten times a second while it runs.
 
     Raises UsageError for a call that cannot be meant, ModelError and LogError where model or log cannot be used;
     what is finished by then is in the log, and so it is after KeyboardInterrupt.
     """
-    from model.registry import find_model
+    from model.registry import Placeable, find_model
     from pipeline.archive import list_sources
     from pipeline.config import new_run_id
     from pipeline.log import EventLog
 
     say = on_start or (lambda line: None)
-    settings = dict(settings or {})
-    profile = find_model(model).profile(settings)
+    wishes = {"ranks": ranks, "prompt": prompt, "precision": precision}
+    settings = {**(settings or {}), **{name: wish for name, wish in wishes.items() if wish is not None}}
+    model = os.path.abspath(model) if os.path.isdir(model) else model  # workers may stand in another directory
+    factory = find_model(model)
+    profile = factory.profile(settings)
     config = configure(profile, fps, window_s, overlap_s, short_side, tolerance_s, decoder)
     if replicas is not None and replicas < 1:
         raise UsageError(f"--replicas {replicas}: must be at least 1")
@@ -140,6 +147,9 @@ def run(
     begun: list[float] = []
 
     with cluster(address) as machines:
+        if isinstance(factory, Placeable):
+            settings = factory.for_cluster(settings, machines.resources)
+            profile = factory.profile(settings)
         shares = share_out(machines.resources, profile, replicas, elastic=not machines.ours)
 
         def begin() -> None:
@@ -220,7 +230,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="leave out names that match")
     parser.add_argument("--retry-failed", action="store_true", help="take up videos again that failed before")
     model = parser.add_argument_group("model")
-    model.add_argument("--model", default="signals", help="who watches (default: signals, which needs no weights)")
+    model.add_argument(
+        "--model",
+        default="signals",
+        help="who watches: signals (the default, needs no weights), or a Qwen3-VL checkpoint: directory, URI or hub id",
+    )
+    model.add_argument("--prompt", metavar="NAME", help="what a Qwen3-VL is asked: events, ocr, ..., or a .toml file")
+    model.add_argument("--ranks", type=int, metavar="N", help="processes (GPUs) that share the experts of one replica")
+    model.add_argument("--precision", choices=("float32", "bf16"), help="of the weights (default: as stored)")
     model.add_argument(
         "--set",
         action="append",
@@ -253,6 +270,9 @@ def main(args: argparse.Namespace) -> int:
             args.log,
             args.model,
             settings=parse_settings(args.settings),
+            ranks=args.ranks,
+            prompt=args.prompt,
+            precision=args.precision,
             fps=args.fps,
             window_s=_seconds(args.window),
             overlap_s=_seconds(args.overlap),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from model.interface import Model, ModelProfile
 from pipeline.errors import UsageError
@@ -33,8 +34,18 @@ class ModelFactory(Protocol):
         ...
 
 
+@runtime_checkable
+class Placeable(Protocol):
+    """A factory whose settings depend on the machines; asked once, in the driver, when the cluster is known."""
+
+    def for_cluster(self, settings: Mapping[str, Any], resources: Mapping[str, float]) -> dict[str, Any]:
+        """The settings to load with, self-contained: no file of the driver's machine. The identity stays the same."""
+        ...
+
+
 def find_model(spec: str) -> ModelFactory:
-    """The factory that `spec` names: a built-in model, or `python:package.module[:object]` for one of your own.
+    """The factory that `spec` names: a built-in model, the directory, URI or hub id (`org/name`) of a Qwen3-VL
+    checkpoint, or `python:package.module[:object]` for one of your own.
 
     Raises UsageError for a name that is not known.
     """
@@ -42,8 +53,15 @@ def find_model(spec: str) -> ModelFactory:
         return cast(ModelFactory, importlib.import_module(BUILT_IN[spec]))
     if spec.startswith(_PYTHON):
         return _own_model(spec)
+    if "/" in spec or os.path.isdir(spec):
+        from model.qwen3_vl import QwenFactory
+
+        return QwenFactory(spec)
     known = ", ".join(BUILT_IN)
-    raise UsageError(f"--model {spec}: not known. Known are: {known}; or python:PACKAGE.MODULE[:OBJECT] for your own")
+    raise UsageError(
+        f"--model {spec}: not known. Known are: {known}; a Qwen3-VL checkpoint by its directory, URI or hub id "
+        "(org/name); or python:PACKAGE.MODULE[:OBJECT] for your own"
+    )
 
 
 def _own_model(spec: str) -> ModelFactory:

@@ -94,4 +94,8 @@ class ActorReplica:
 
 def start_replica(name: str, choice: ModelChoice, profile: ModelProfile, cpus: float) -> Replica:
     """Start a replica of the kind that the profile asks for. `cpus`: CPUs that each of its processes reserves."""
+    if profile.ranks > 1:
+        from workers.gang import GangReplica
+
+        return GangReplica(name, choice, profile, cpus)
     return ActorReplica(name, choice, profile, cpus)

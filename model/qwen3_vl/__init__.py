@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from model.checkpoint.index import open_checkpoint
+from model.checkpoint.index import Checkpoint, open_checkpoint
 from model.interface import Model, ModelIdentity, ModelProfile
 from model.prompts import Prompt, load_prompt, parse_prompt, read_prompt
 from model.qwen3_vl.answer import answer_instructions
@@ -28,8 +28,8 @@ DEFAULT_MAX_PIXELS = 512 * 512  # of one frame: 256 tokens per pair of frames
 @dataclass(frozen=True, slots=True)
 class QwenSettings:
     """What a user may choose. `prompt`: a profile's name or a file; `prompt_text`: its content where the file may not
-    be at hand (see `QwenFactory.portable`). `ranks`: processes that share one replica's experts. `precision` auto: the
-    checkpoint's own.
+    be at hand (see `QwenFactory.for_cluster`). `ranks`: processes that share one replica's experts.
+    `precision` auto: the checkpoint's own.
 
     `max_new_tokens`: of one answer. `batch_windows`: windows that one rank works on at once (0: 4 on a CPU, 16 on a
     GPU). `batch_tokens`: prompt and answer tokens of one batch. `vision_cache_mib`: memory for features of frames seen
@@ -75,13 +75,14 @@ class QwenFactory:
     """The models of one checkpoint: a local directory, an fsspec URI or a hub id."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
+        self.path = os.path.abspath(path) if os.path.isdir(path) else path
+        self._opened: Checkpoint | None = None
 
     def profile(self, settings: Mapping[str, Any]) -> ModelProfile:
         """Reads configuration, tokenizer and samples of the weights; loads nothing. Raises ModelError, UsageError."""
         chosen = QwenSettings.of(settings)
         prompt, system = _prompt_of(chosen)
-        checkpoint = open_checkpoint(self.path)
+        checkpoint = self._opened = self._opened or open_checkpoint(self.path)
         files = read_text_files(checkpoint.source)
         if chosen.ranks > 1 and not files.mixture:
             raise UsageError(
@@ -119,9 +120,13 @@ class QwenFactory:
             ranks=chosen.ranks,
         )
 
-    def portable(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The same settings for another machine: a prompt file's content goes along."""
-        return {**settings, "prompt_text": read_prompt(settings["prompt"])} if "prompt" in settings else dict(settings)
+    def for_cluster(self, settings: Mapping[str, Any], resources: Mapping[str, float]) -> dict[str, Any]:
+        """The same settings for the machines of a cluster (`ray.cluster_resources()`): a prompt file's content goes
+        along, and where there are GPUs and nothing else is said they are used."""
+        placed = {"device": "cuda" if resources.get("GPU") else "cpu", **settings}
+        if "prompt" in placed and "prompt_text" not in placed:
+            placed["prompt_text"] = read_prompt(placed["prompt"])
+        return placed
 
     def load(self, settings: Mapping[str, Any]) -> Model:
         """The whole model in this process."""
