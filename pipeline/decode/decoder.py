@@ -33,6 +33,7 @@ class Decoder:
     def _reset(self) -> None:
         self._number = 0  # of packets sent since the reset
         self._sent: dict[int, int] = {}  # pts -> number, of packets whose picture has not come out
+        self._alone: set[int] = set()  # pts of pictures whose damage harms no other: disposable ones and orphans
         self._orphans: set[int] = set()
         self._waiting: dict[int, Pick] = {}
         self._held: list[tuple[int, Pick, npt.NDArray[np.uint8]]] = []  # decoded; an earlier picture may prove damaged
@@ -58,19 +59,19 @@ class Decoder:
             orphan = entry.orphan or (self._head is not None and pts < self._head)
             if orphan:
                 self._orphans.add(pts)
+            if orphan or entry.disposable:
+                self._alone.add(pts)
             if self._damaged is None:
-                self._send(entry, orphan)
+                self._send(entry)
             self._release()
 
-    def _send(self, entry: Entry, orphan: bool) -> None:
-        if entry.packet.is_corrupt:
+    def _send(self, entry: Entry) -> None:
+        if entry.after_gap:
             self._damaged = self._number
         try:
             frames = self._context.decode(entry.packet)
         except av.error.FFmpegError:
-            self._sent.pop(entry.pts, None)  # type: ignore[arg-type]
-            if not orphan:
-                self._damaged = min(self._damaged or self._number, self._number)
+            self._spoil(entry.pts)  # type: ignore[arg-type]
             return
         for frame in frames:
             self._receive(frame)
@@ -79,15 +80,21 @@ class Decoder:
         pts = frame.pts
         if pts is None:
             return
+        if frame.is_corrupt:
+            self._spoil(pts)
+            return
         number = self._sent.pop(pts, None)
-        if frame.is_corrupt and number is not None:
-            if pts not in self._orphans:
-                self._damaged = min(self._damaged or number, number)
-            elif pts in self._waiting:
-                self._waiting.pop(pts).state = "lost"
         pick = self._waiting.pop(pts, None)
         if pick is not None:
             self._held.append((number or self._number, pick, self._convert(frame)))
+
+    def _spoil(self, pts: int) -> None:
+        """The picture at `pts` is damaged, and with it all that may refer to it."""
+        number = self._sent.pop(pts, None)
+        if pts in self._waiting:
+            self._waiting.pop(pts).state = "lost"
+        if number is not None and pts not in self._alone:
+            self._damaged = min(self._damaged or number, number)
 
     def _release(self, everything: bool = False) -> None:
         """Answers the picks whose every predecessor in decoding order has come out, sound or damaged."""

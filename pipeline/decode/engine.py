@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -15,13 +16,18 @@ from pipeline.decode.plain import plain_answers
 from pipeline.decode.pool import Pool
 from pipeline.decode.schedule import Distrust, Pick, Schedule, Times
 from pipeline.decode.source import PacketSource
-from pipeline.plan import Sampling
+from pipeline.plan import SECOND_US, Sampling
 from pipeline.video import Video
 
 #: Codecs of which a packet holds one picture, and whose key packets are points of entry (proved for H.264 and HEVC).
 _BY_PACKETS = frozenset({"h264", "hevc", "vp8", "vp9", "av1", "mjpeg", "prores", "dnxhd"})
 #: Containers whose packets carry presentation times.
 _TIMED = frozenset({"mov", "mp4", "matroska", "webm", "mpegts", "flv", "ivf", "mxf", "nut"})
+
+_DETOUR_US = (
+    20 * SECOND_US
+)  # where the packets prove wrong, this much is decoded the plain way before they are trusted again
+_SECOND_CHANCES = 16
 
 
 class Answer(NamedTuple):
@@ -61,27 +67,34 @@ class _Engine:
 
     def answers(self) -> Iterator[tuple[int, Pick | None]]:
         if self._packets_tell():
-            schedule = Schedule(self._source, self._times, self._tolerance_us(), self._limits.threads > 1)
-            pool = Pool(self._source, self._limits, self._converter)
-            due = schedule.answers
-            trusted = True
-            try:
-                try:
-                    for batch in schedule.batches():
-                        pool.submit(batch)
-                        while due and (due[0][1] is None or due[0][1].state in ("good", "lost")):
-                            yield due.popleft()
-                except Distrust:
-                    trusted = False
-                pool.finish()
-            finally:
-                pool.close()
-            while due and (due[0][1] is None or due[0][1].state in ("good", "lost")):
-                yield due.popleft()
-            if trusted and not due:
-                return
-            self._times.give_back([t for t, _ in due])
+            for _ in range(_SECOND_CHANCES):
+                yield from self._by_packets()
+                if (stuck_us := self._times.peek()) is None:
+                    return
+                self._times.until_us = stuck_us + _DETOUR_US
+                yield from plain_answers(self._source, self._times, self._limits, self._converter())
+                self._times.until_us = None
         yield from plain_answers(self._source, self._times, self._limits, self._converter())
+
+    def _by_packets(self) -> Iterator[tuple[int, Pick | None]]:
+        """Answers until the times are used up, or until the packets prove wrong; the rest goes back to the times."""
+        schedule = Schedule(self._source, self._times, self._tolerance_us(), self._limits.threads > 1)
+        pool = Pool(self._source, self._limits, self._converter)
+        due = schedule.answers
+        try:
+            with suppress(Distrust):
+                for batch in schedule.batches():
+                    pool.submit(batch)
+                    while due and _is_settled(due[0][1]):
+                        yield due.popleft()
+                    if due and due[0][1] is not None and due[0][1].state == "missing":
+                        break
+            pool.finish()
+        finally:
+            pool.close()
+        while due and _is_settled(due[0][1]):
+            yield due.popleft()
+        self._times.give_back([t for t, _ in due])
 
     def _tolerance_us(self) -> int:
         """Below half of the sampling period, so that what is picked does not depend on where decoding began."""
@@ -97,3 +110,7 @@ class _Engine:
 
     def _converter(self) -> Converter:
         return Converter(*self._size, float(self._source.stream.sample_aspect_ratio or 1))
+
+
+def _is_settled(pick: Pick | None) -> bool:
+    return pick is None or pick.state in ("good", "lost")

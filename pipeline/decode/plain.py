@@ -92,7 +92,7 @@ def _shown(source: PacketSource, limits: DecodeLimits, at_pts: int) -> Iterator[
             if entry is not None:
                 if head_pts is None and entry.entry and not entry.orphan:
                     head_pts = entry.pts
-                damaged = damaged or entry.packet.is_corrupt
+                damaged = damaged or entry.after_gap
             try:
                 frames = context.decode(entry.packet if entry is not None else None)
             except av.error.FFmpegError:

@@ -59,11 +59,12 @@ class Batch:
 
 
 class Times:
-    """Wanted times, ascending, looked at before they are taken."""
+    """Wanted times, ascending, looked at before they are taken. Those at `until_us` and after stay out of sight."""
 
     def __init__(self, times: Iterator[int]) -> None:
         self._times = times
         self._back: deque[int] = deque()
+        self.until_us: int | None = None
 
     def peek(self) -> int | None:
         if not self._back:
@@ -71,7 +72,7 @@ class Times:
             if following is None:
                 return None
             self._back.append(following)
-        return self._back[0]
+        return self._back[0] if self.until_us is None or self._back[0] < self.until_us else None
 
     def take(self) -> int:
         time = self.peek()

@@ -25,6 +25,7 @@ class Entry:
     """A packet with what is known of its picture. `shown`: a player presents it (no edit list hides it).
 
     `orphan`: it may depend on pictures before the point where reading began.
+    `after_gap`: pictures before it are missing.
     """
 
     packet: av.Packet
@@ -35,6 +36,7 @@ class Entry:
     disposable: bool
     shown: bool
     orphan: bool = False
+    after_gap: bool = False
 
 
 @dataclass(slots=True)
@@ -106,6 +108,7 @@ class PacketSource:
         inspect = self.inspector()
         parameters = _Parameters(self._in_band(), complete=target is None)
         first: Entry | None = None
+        last: av.Packet | None = None
         for packet in self._packets():
             found = inspect.picture(packet)
             entry = found.entry and parameters.known(found.parameters)
@@ -118,6 +121,11 @@ class PacketSource:
                 continue
             else:
                 item.orphan = True
+            # Packets are missing where the container says so and the clock agrees; the container alone also says so
+            # where two recordings were joined.
+            if last is not None and (last.is_corrupt or packet.is_corrupt) and not entry:
+                item.after_gap = _gap(last, packet)
+            last = packet
             yield item
 
     def _seek(self, target: int | None) -> bool:
@@ -153,6 +161,12 @@ class PacketSource:
         if context.codec.canonical_name not in ("h264", "hevc"):
             return False
         return (context.extradata or b"")[:1] != b"\1" or context.codec_tag in ("avc3", "hev1", "dvhe")
+
+
+def _gap(before: av.Packet, after: av.Packet) -> bool:
+    if before.dts is None or after.dts is None or not before.duration:
+        return True
+    return 2 * (after.dts - before.dts) > 3 * before.duration
 
 
 class _Parameters:
