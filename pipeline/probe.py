@@ -14,7 +14,7 @@ from pipeline.decode.media import has_own_zero, only, open_media, real_videos
 from pipeline.decode.pictures import displayed_size, orientation
 from pipeline.decode.timeline import Timeline
 from pipeline.errors import VideoError
-from pipeline.plan import SECOND_US
+from pipeline.plan import SECOND_US, round_us
 from pipeline.video import Video
 
 _FIRST_PICTURE_PACKETS = 600  # how far to look for one picture that can be decoded
@@ -51,11 +51,14 @@ def probe(
         aspect = stream.sample_aspect_ratio
         width, height = displayed_size(first.width, first.height, float(aspect) if aspect else 1.0, turn)
         limits.check_picture(uri, width, height)
+        rate = stream.guessed_rate or stream.average_rate
         duration_us = _end_us(container, stream, Timeline(stream.time_base or Fraction(1, SECOND_US), offset_us))
+        if duration_us <= 0 and rate:
+            duration_us = _counted_us(uri, limits, stream.index, rate)
         if duration_us > limits.max_duration_us:
             hours = duration_us / SECOND_US / 3600
             raise VideoError(uri, "too_large", f"it claims to last {hours:,.0f} hours, which is not plausible")
-        rate = stream.average_rate or stream.guessed_rate
+        average = stream.average_rate if stream.duration or container.duration else None
         return Video(
             video_id=video_id,
             uris=uris,
@@ -66,7 +69,7 @@ def probe(
             height=height,
             rotation=turn.rotation,
             codec=context.codec.canonical_name,
-            frame_rate=float(rate) if rate else 0.0,
+            frame_rate=float(average or rate or 0),
             stream_index=stream.index,
         )
 
@@ -105,6 +108,13 @@ def _first_picture(uri: str, container: InputContainer, stream: VideoStream) -> 
             break
     codec = stream.codec_context.name
     raise VideoError(uri, "corrupt", f"not one picture of its {codec} video can be decoded: {problem}")
+
+
+def _counted_us(uri: str, limits: DecodeLimits, index: int, rate: Fraction) -> int:
+    """The length of a stream without any times (a bare H.264 file): its pictures follow each other at its rate."""
+    with open_media(uri, limits) as container:
+        count = sum(1 for packet in container.demux(container.streams[index]) if packet.size)
+    return round_us(count / rate)
 
 
 def _end_us(container: InputContainer, stream: VideoStream, line: Timeline) -> int:

@@ -7,6 +7,7 @@ time stamps. Slower, never wrong: GOPs are passed over only by seeking.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
 
 import av
 
@@ -15,7 +16,7 @@ from pipeline.decode.limits import DecodeLimits
 from pipeline.decode.pictures import Converter
 from pipeline.decode.schedule import Pick, Times
 from pipeline.decode.source import PacketSource
-from pipeline.plan import SECOND_US
+from pipeline.plan import SECOND_US, round_us
 
 _JUMP_US = 20 * SECOND_US  # a wanted time this far ahead is worth a seek
 
@@ -76,11 +77,12 @@ def _converted(shown: tuple[av.VideoFrame, Pick] | None, convert: Converter) -> 
 def _shown(source: PacketSource, limits: DecodeLimits, at_pts: int) -> Iterator[tuple[av.VideoFrame, Pick]]:
     """Frames in the order of presentation, from one at or before `at_pts`; those after damage count as lost."""
     line = source.timeline
-    rate = source.stream.average_rate or source.stream.guessed_rate
-    nominal_us = round(SECOND_US / rate) if rate else SECOND_US // 25
+    rate = source.stream.guessed_rate or source.stream.average_rate or Fraction(25)
+    nominal_us = round(SECOND_US / rate)
     context = prepare(source, limits)
     context.flush_buffers()
     damaged = False
+    count = 0
     last_us: int | None = None
     entries = source.read(at_pts)
     head_pts: int | None = None
@@ -100,7 +102,9 @@ def _shown(source: PacketSource, limits: DecodeLimits, at_pts: int) -> Iterator[
                 continue
             for frame in frames:
                 pts = frame.pts if frame.pts is not None else frame.dts
-                time_us = line.us(pts) if pts is not None else (0 if last_us is None else last_us + nominal_us)
+                # A bare stream has no times at all: its frames follow each other at its rate.
+                time_us = line.us(pts) if pts is not None else round_us(count / rate)
+                count += 1
                 if pts is not None and head_pts is not None and pts < head_pts:
                     continue  # it leads the entry point and may lack what it refers to
                 if last_us is not None and time_us <= last_us:
