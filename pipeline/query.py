@@ -10,7 +10,6 @@ lying at its start. Answers are pyarrow tables with the columns of `events` (pip
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -94,6 +93,8 @@ class Query:
         return max(candidates, key=lambda v: max((e.finished_at_us for e in self._finder.entries(v)), default=0))
 
     def _suggestion(self, name: str) -> str:
+        import difflib
+
         last = name.rstrip("/").rsplit("/", 1)[-1].casefold()
         known = sorted({uri.rsplit("/", 1)[-1] for entry in islice(self._finder.all(), 20_000) for uri in entry.uris})
         folded = {k.casefold(): k for k in known}
@@ -110,8 +111,12 @@ class Query:
 
         Raises UsageError: see `resolve`; not in that run; watched in no run to the end (with the reason).
         """
-        video_id, shown = self.resolve(name)
-        entries = sorted(self._finder.entries(video_id), key=lambda e: (e.finished_at_us, e.run_id))
+        video_id, shown = name.lower(), name
+        entries = self._finder.entries(video_id) if len(name) == 32 and _is_id(name) else []
+        if not entries:
+            video_id, shown = self.resolve(name)
+            entries = self._finder.entries(video_id)
+        entries = sorted(entries, key=lambda e: (e.finished_at_us, e.run_id))
         if not entries:
             raise UsageError(f"{shown} is a name in {self._store.uri}, but no run has put its video there")
         if run is not None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.log.records import RunRecord, Status, VideoResult, WindowRecord
-
 if TYPE_CHECKING:
     from pipeline.log.eventlog import CommitReport, EventLog
+    from pipeline.log.records import RunRecord, Status, VideoResult, WindowRecord
     from pipeline.log.snapshot import Snapshot
 
 __all__ = ["CommitReport", "EventLog", "RunRecord", "Snapshot", "Status", "VideoResult", "WindowRecord"]
 
-_LAZY = {
+_HOME = {
+    "RunRecord": "pipeline.log.records",
+    "Status": "pipeline.log.records",
+    "VideoResult": "pipeline.log.records",
+    "WindowRecord": "pipeline.log.records",
     "CommitReport": "pipeline.log.eventlog",
     "EventLog": "pipeline.log.eventlog",
     "Snapshot": "pipeline.log.snapshot",
@@ -20,9 +23,9 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import the writing side (Arrow, delta-rs) only when it is asked for: a lookup starts without it."""
-    if name not in _LAZY:
+    """Import what is asked for only then: a lookup does not wait for the writing side (Arrow, delta-rs)."""
+    if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -19,11 +18,6 @@ ROW_GROUP = 2048
 
 #: Columns whose few values repeat within a row group.
 DICTIONARY = ["video_id", "run_id", "kind", "model", "config_hash", "status", "codec", "replica", "weights_hash"]
-
-
-def new_stem() -> str:
-    """A name for the files of one group, never used before."""
-    return uuid.uuid4().hex
 
 
 #: Encodings that a sorted log profits from, where dictionaries do not apply.

@@ -143,6 +143,13 @@ class Delta:
             return False
         return {f.path for f in add} <= {f.path for f in there.added} and {f.path for f in remove} <= set(there.removed)
 
+    def vacuum(self, hours: float, dry_run: bool) -> list[str]:
+        """Delete (with `dry_run`: only name) data files that no version younger than `hours` needs."""
+        try:
+            return list(self._table.vacuum(int(hours), dry_run=dry_run, enforce_retention_duration=False, full=True))
+        except (DeltaError, OSError) as error:
+            raise LogError(f"{self.store.uri}: cannot vacuum: {_said(error)}") from error
+
     def checkpoint(self) -> None:
         """Write a checkpoint of this version, which makes opening the table fast."""
         self._table.create_checkpoint()

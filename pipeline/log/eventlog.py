@@ -5,26 +5,30 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from pipeline.errors import LogError
 from pipeline.log import rows
-from pipeline.log.datafile import ROW_GROUP, Written, new_stem, write_data_file
+from pipeline.log.datafile import ROW_GROUP, Written, write_data_file
 from pipeline.log.delta import Delta, create_table
 from pipeline.log.head import Publisher, index_path, stem_of
 from pipeline.log.index import Entry, Templates
-from pipeline.log.indexing import Rows, entries_of, index_bytes
+from pipeline.log.indexing import Rows, entries_of, index_file
 from pipeline.log.protocol import DataFile, read_commit
 from pipeline.log.reader import read_rows
 from pipeline.log.records import RunRecord, VideoResult
 from pipeline.log.schema import EVENTS, NAMES, RUNS, VIDEOS, WINDOWS
 from pipeline.log.snapshot import Snapshot
-from pipeline.log.store import Store, check_conditional_put, open_store
+from pipeline.log.store import Store, check_conditional_put, fresh_name, open_store
+
+if TYPE_CHECKING:
+    from pipeline.log.check import Problem
+    from pipeline.log.compact import Compaction
 
 WINDOW_ROWS = 4096
 
@@ -112,7 +116,7 @@ class EventLog:
 
     def _replace_run(self, delta: Delta, batch: pa.RecordBatch, before: DataFile | None) -> DataFile:
         with self._writing_files():
-            written = self._file("runs", new_stem(), RUNS, [batch])
+            written = self._file("runs", fresh_name(), RUNS, [batch])
             assert written is not None
             self._store.sync([written.file.path])
         while not delta.commit([written.file], [before] if before else []):
@@ -182,7 +186,7 @@ class EventLog:
             pairs = {(video_id, uri) for video_id, uris in names.items() for uri in uris} - self._names
             if not pairs:
                 return
-            stem = new_stem()
+            stem = fresh_name()
             with self._writing_files():
                 written = self._file("names", stem, NAMES, [rows.name_batch(sorted(pairs))])
                 assert written is not None
@@ -198,7 +202,7 @@ class EventLog:
         """Write a group's data files, invisible until committed."""
         if not group:
             return []
-        stem, now_us = new_stem(), _now_us()
+        stem, now_us = fresh_name(), _now_us()
         group = sorted(group, key=attrgetter("video_id"))
         models = {run_id: run.model for run_id, (run, _) in self._runs.items()}
         noted = Rows()
@@ -215,7 +219,7 @@ class EventLog:
     def _index(self, stem: str, entries: Iterable[Entry], names: Iterable[tuple[str, str]]) -> None:
         """Write the index file of a group, before its commit."""
         templates = Templates(self._templates.all())
-        data = index_bytes(entries, names, templates)
+        _, data = index_file(entries, names, templates)
         self._templates = templates
         self._store.create(index_path(stem), data)
         self._publisher.own[stem] = data
@@ -243,6 +247,26 @@ class EventLog:
     def _stands(self, delta: Delta, result: VideoResult) -> bool:
         key = self._known(delta, result.config_hash).get(result.video_id)
         return key is not None and key.stands_against(result)
+
+    # -- upkeep
+
+    def compact(self, progress: Callable[[str], None] = lambda _: None) -> Compaction:
+        """Merge small files into sorted ones, and make the index anew; may run beside runs and readers."""
+        from pipeline.log.compact import compact
+
+        return compact(self._store, progress)
+
+    def vacuum(self, hours: int = 168, dry_run: bool = False) -> list[str]:
+        """Delete files that no version younger than `hours` needs (`dry_run`: only name them); returns their paths."""
+        from pipeline.log.compact import vacuum
+
+        return vacuum(self._store, hours, dry_run)
+
+    def check(self, deep: bool = True) -> list[Problem]:
+        """What is wrong with the log, and which videos each fault concerns; `deep` reads every data file whole."""
+        from pipeline.log.check import check
+
+        return check(self._store, deep)
 
     # -- what is already there
 

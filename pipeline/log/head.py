@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import json
 import struct
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from pipeline.errors import LogError
 from pipeline.log.index import IndexFile, Templates, build, merged
 from pipeline.log.protocol import Commit, DataFile, read_commit
-from pipeline.log.store import Store
+from pipeline.log.store import Store, fresh_name
 
 HEAD = "_index/head"
 MAGIC = b"SSHEAD01"
@@ -199,7 +198,7 @@ def write_catalog(store: Store, files: Iterable[IndexFile]) -> tuple[str, bytes]
     videos = sum(f.header["videos"] for f in files)
     pairs = merged(pair for f in files for pair in f.items())
     start, whole = build(pairs, templates, videos)
-    path = f"_index/catalog-{uuid.uuid4().hex}.idx"
+    path = f"_index/catalog-{fresh_name()}.idx"
     if not store.create(path, whole):
         raise LogError(f"{store.uri}/{path}: already there")
     return path, start

@@ -16,7 +16,7 @@ the header), from which they differ by little.
 
 from __future__ import annotations
 
-import base64
+import binascii
 import hashlib
 import json
 import struct
@@ -206,7 +206,7 @@ def build(blobs: Iterable[tuple[bytes, bytes]], templates: Templates, videos: in
         "buckets": buckets,
         "keys": len(pairs),
         "videos": videos,
-        "templates": [base64.b64encode(t).decode() for t in templates.all()],
+        "templates": [binascii.b2a_base64(t, newline=False).decode() for t in templates.all()],
     }
     header = json.dumps(said, separators=(",", ":")).encode()
     directory = zlib.compress(struct.pack(f"<{buckets}I", *lengths))
@@ -285,7 +285,7 @@ class IndexFile:
             header = json.loads(head[16:at])
             packed = zlib.decompress(head[at : at + directory_bytes])
             lengths = struct.unpack(f"<{header['buckets']}I", packed)
-            templates = Templates(base64.b64decode(t) for t in header["templates"])
+            templates = Templates(binascii.a2b_base64(t) for t in header["templates"])
         except (ValueError, KeyError, struct.error, zlib.error) as error:
             raise LogError(f"{name}: not an index of an event log: {error}") from error
         starts = [at + directory_bytes]

@@ -66,8 +66,8 @@ def entries_of(
         )
 
 
-def index_bytes(entries: Iterable[Entry], names: Iterable[tuple[str, str]], templates: Templates) -> bytes:
-    """An index file of entries and of further (video_id, uri) names."""
+def index_file(entries: Iterable[Entry], names: Iterable[tuple[str, str]], templates: Templates) -> tuple[bytes, bytes]:
+    """(header and directory, whole) of an index file of entries and of further (video_id, uri) names."""
     blobs: list[tuple[bytes, bytes]] = []
     named: dict[bytes, list[tuple[str, str]]] = {}
     videos = 0
@@ -79,4 +79,4 @@ def index_bytes(entries: Iterable[Entry], names: Iterable[tuple[str, str]], temp
     for video_id, uri in names:
         named.setdefault(name_key(uri), []).append((video_id, uri))
     blobs += [(key, pack_names(pairs)) for key, pairs in named.items()]
-    return build(blobs, templates, videos)[1]
+    return build(blobs, templates, videos)

@@ -38,6 +38,12 @@ class Commit:
     data_change: bool
 
 
+def is_ours(path: str) -> bool:
+    """Whether a data file has a name as this code gives them: the index can refer to it in 16 bytes."""
+    stem = path.rsplit("/", 1)[-1].removesuffix(".parquet")
+    return len(stem) == 32 and all(c in "0123456789abcdef" for c in stem)
+
+
 def commit_path(version: int) -> str:
     return f"_delta_log/{version:020}.json"
 

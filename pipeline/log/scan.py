@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.log.delta import Delta
+from pipeline.log.head import stem_of
 from pipeline.log.index import Entry, Span
 from pipeline.log.indexing import Owner, owned_rows
-from pipeline.log.protocol import DataFile
+from pipeline.log.protocol import DataFile, is_ours
 from pipeline.log.reader import damaged, read_rows
 from pipeline.log.store import Store
 from pipeline.log.thrift import footer_of, row_groups
@@ -101,6 +102,7 @@ def file_spans(store: Store, file: DataFile, video_id: str | None = None) -> dic
     may lie anywhere: then there is one span per stretch.
     """
     found: dict[Owner, list[Span]] = {}
+    name = stem_of(file.path) if is_ours(file.path) else file.path
     try:
         data = store.read(file.path)
         source = pq.ParquetFile(pa.BufferReader(data))
@@ -113,7 +115,7 @@ def file_spans(store: Store, file: DataFile, video_id: str | None = None) -> dic
             batch = source.read_row_group(number, columns=columns, use_threads=False)
             for owner, row, rows, start_us, end_us in owned_rows(batch):
                 if video_id is None or owner[0] == video_id:
-                    span = Span(file.path, offset, length, row, rows, start_us, end_us, alone)
+                    span = Span(name, offset, length, row, rows, start_us, end_us, alone)
                     found.setdefault(owner, []).append(span)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise damaged(store, file, error) from error

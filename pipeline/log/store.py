@@ -7,7 +7,6 @@ import fcntl
 import hashlib
 import mmap
 import os
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, Protocol, cast
 from urllib.parse import unquote, urlsplit
@@ -56,6 +55,11 @@ class Store(Protocol):
 
     def sync(self, paths: Sequence[str]) -> None:
         """Make written objects outlive a power cut."""
+
+
+def fresh_name() -> str:
+    """32 hexadecimal digits, never used before."""
+    return os.urandom(16).hex()
 
 
 def open_store(uri: str) -> Store:
@@ -175,7 +179,7 @@ class _HiddenFile:
     def __init__(self, name: str, appear: bool = False) -> None:
         self.name, self.appear = name, appear
         folder, base = os.path.split(name)
-        self.temporary = os.path.join(folder, f".{base}.{uuid.uuid4().hex[:8]}.tmp")
+        self.temporary = os.path.join(folder, f".{base}.{fresh_name()[:8]}.tmp")
         try:
             self._file = open(self.temporary, "xb")  # noqa: SIM115
         except FileNotFoundError:
@@ -313,7 +317,7 @@ def check_conditional_put(store: Store) -> None:
 
     Without that, two committers could each believe to have written the same commit.
     """
-    probe = f"_index/probe-{uuid.uuid4().hex}"
+    probe = f"_index/probe-{fresh_name()}"
     try:
         held = store.create(probe, b"1") and not store.create(probe, b"2") and store.read(probe) == b"1"
     finally:

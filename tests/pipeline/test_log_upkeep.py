@@ -1,0 +1,231 @@
+"""Compaction, vacuum, check: the rows stay, damage is found and named, the rest still answers."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import polars
+import pytest
+from deltalake import DeltaTable
+
+from pipeline.errors import LogError, UsageError
+from pipeline.event import Event
+from pipeline.log import EventLog, compact, eventlog, head
+from pipeline.log.check import check
+from pipeline.log.compact import vacuum
+from pipeline.log.store import open_store
+from pipeline.query import Query
+from tests.pipeline.logs import random_events, run_record, video_id, video_result
+
+SPAN = 1000
+
+
+@pytest.fixture
+def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eventlog, "ROW_GROUP", 8)
+    monkeypatch.setattr(compact, "ROW_GROUP", 8)
+    monkeypatch.setattr(compact, "TARGET_ROWS", 60)
+
+
+def make(path: Path, count: int = 12, run: str = "run-1") -> dict[str, list[Event]]:
+    generator = random.Random(5)
+    log = EventLog.open(str(path), create=True)
+    log.begin_run(run_record(run))
+    videos = {f"v{i}.mp4": random_events(generator, generator.choice([0, 3, 30]), SPAN) for i in range(count)}
+    names = list(videos)
+    for at in range(0, count, 3):
+        log.commit([video_result(n, videos[n], run, duration_us=SPAN) for n in names[at : at + 3]])
+    return videos
+
+
+def assert_holds(path: Path, videos: dict[str, list[Event]]) -> None:
+    query = Query(str(path))
+    for name, events in videos.items():
+        found = query.between(name, 0, 10_000 * SPAN)
+        assert list(zip(found["start_us"].to_pylist(), found["text"].to_pylist(), strict=True)) == [
+            (e.start_us, e.text) for e in events
+        ]
+    frame = polars.scan_delta(str(path)).filter(polars.col("record") == "events").collect()
+    assert len(frame) == frame["event_id"].len() == sum(len(e) for e in videos.values())
+
+
+@pytest.mark.usefixtures("small_files")
+def test_compaction_keeps_every_row(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    videos = make(path)
+    log = EventLog.open(str(path))
+    log.record_names({video_id("v0.mp4"): ["/other/name.mp4"]})
+    before = log.snapshot()
+    rows = before.table("events").sort_by([("event_id", "ascending"), ("video_id", "ascending")])
+    reader = Query(str(path))
+    done = log.compact()
+    assert done.files_after < done.files_before
+    after = log.snapshot().table("events").sort_by([("event_id", "ascending"), ("video_id", "ascending")])
+    assert after.equals(rows)
+    assert_holds(path, videos)
+    assert Query(str(path)).resolve("/other/name.mp4")[0] == video_id("v0.mp4")
+    # Readers of the version before go on, and new commits come on top.
+    assert reader.between("v1.mp4", 0, SPAN).num_rows == len(videos["v1.mp4"])
+    assert before.table("events").num_rows == rows.num_rows
+    log.begin_run(run_record("run-2"))
+    report = log.commit([video_result("new.mp4", run_id="run-2"), video_result("v0.mp4", run_id="run-2")])
+    assert report.already == (video_id("v0.mp4"),)
+    assert Query(str(path)).between("new.mp4", 0, SPAN * SPAN * 3).num_rows == 2
+    assert check(open_store(str(path))) == []
+    again = log.compact()
+    assert again.files_after < again.files_before
+    assert log.compact().version == again.version  # nothing left to do
+    assert_holds(path, videos | {"new.mp4": list(video_result("new.mp4").events)})
+
+
+@pytest.mark.usefixtures("small_files")
+def test_compaction_beside_a_writer(tmp_path: Path) -> None:
+    """Commits that come between a compaction's reading and its commit are neither lost nor doubled."""
+    path = tmp_path / "log"
+    videos = make(path)
+    writer = EventLog.open(str(path))
+    writer.begin_run(run_record("run-2"))
+    late = iter(range(100))
+
+    def meanwhile(_: str) -> None:
+        n = next(late)
+        if n < 3:
+            writer.commit([video_result(f"late{n}.mp4", run_id="run-2")])
+
+    EventLog.open(str(path)).compact(meanwhile)
+    assert_holds(path, videos | {f"late{n}.mp4": list(video_result("x").events) for n in range(3)})
+    assert check(open_store(str(path))) == []
+
+
+@pytest.mark.usefixtures("small_files")
+def test_vacuum_deletes_only_what_no_version_needs(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    videos = make(path)
+    (path / "record=events" / ("0" * 32 + ".parquet")).write_bytes(b"left by a killed writer")
+    (path / "record=events" / ".x.tmp").write_bytes(b"too")
+    log = EventLog.open(str(path))
+    log.compact()
+    assert log.vacuum() == []
+    with pytest.raises(UsageError, match="under way"):
+        log.vacuum(0)
+    named = vacuum(open_store(str(path)), 0, dry_run=True, safe_hours=0)
+    removed = vacuum(open_store(str(path)), 0, safe_hours=0)
+    assert set(named) == set(removed) and any("000000" in r for r in removed)
+    assert not (path / "record=events" / ".x.tmp").exists()
+    assert len(list((path / "record=events").iterdir())) == len(log.snapshot().files("events"))
+    assert_holds(path, videos)
+    assert check(open_store(str(path))) == []
+
+
+@pytest.mark.usefixtures("small_files")
+def test_a_foreign_compaction_is_survived(tmp_path: Path) -> None:
+    """Others may OPTIMIZE and VACUUM the table: slower, never wrong; --compact takes it back."""
+    path = tmp_path / "log"
+    videos = make(path)
+    DeltaTable(str(path)).optimize.compact(partition_filters=[("record", "=", "events")])
+    assert_holds(path, videos)
+    DeltaTable(str(path)).vacuum(0, dry_run=False, enforce_retention_duration=False)
+    with pytest.raises(LogError, match="is missing"):
+        Query(str(path)).between("v1.mp4", 0, SPAN)
+    shutil.rmtree(path / "_index")
+    assert_holds(path, videos)
+    shutil.copytree(path, tmp_path / "copy")
+    EventLog.open(str(path)).compact()
+    assert_holds(path, videos)
+    assert check(open_store(str(path))) == []
+
+
+@pytest.mark.usefixtures("small_files")
+def test_index_rolls_into_the_catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "TAIL_COMMITS", 2)
+    monkeypatch.setattr(head, "LISTED", 4)
+    videos = make(tmp_path / "log", 24)
+    published = head.load(open_store(str(tmp_path / "log")))
+    assert published is not None and published[0].catalog is not None and len(published[0].tail) <= 2
+    assert_holds(tmp_path / "log", videos)
+    assert check(open_store(str(tmp_path / "log"))) == []
+
+
+def damage(path: Path, record: str, change: str) -> str:
+    """Damage the first data file of a record; returns its name."""
+    file = sorted((path / f"record={record}").iterdir())[0]
+    if change == "gone":
+        file.unlink()
+    else:
+        data = file.read_bytes()
+        file.write_bytes(data[: len(data) // 2] if change == "cut" else data[:4] + bytes(40) + data[44:])
+    return file.name
+
+
+@pytest.mark.parametrize("change", ["gone", "cut", "bytes"])
+def test_a_damaged_data_file_is_named(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "log"
+    videos = make(path)
+    name = damage(path, "events", change)
+    problems = check(open_store(str(path)))
+    hurt = {v.rsplit("/", 1)[-1] for p in problems for v in p.videos}
+    assert any(name in p.path for p in problems) and 1 <= len(hurt) <= 3
+    query = Query(str(path))
+    for video, events in videos.items():
+        if video in hurt:
+            with pytest.raises(LogError, match=name):
+                query.between(video, 0, SPAN)
+        else:
+            assert query.between(video, 0, SPAN).num_rows == len(events)
+
+
+def test_a_deleted_commit_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    videos = make(path)
+    (path / "_delta_log" / f"{3:020}.json").unlink()
+    assert any(f"{3:020}.json" in p.path for p in check(open_store(str(path))))
+    assert Query(str(path)).between("v1.mp4", 0, SPAN).num_rows == len(videos["v1.mp4"])
+    with pytest.raises(LogError, match="cannot open the event log"):
+        EventLog.open(str(path))
+
+
+@pytest.mark.parametrize("what", ["head", "tail", "all"])
+def test_a_damaged_index_costs_time_not_answers(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "log"
+    videos = make(path)
+    if what == "head":
+        (path / "_index" / "head").write_bytes(b"SSHEAD01 nonsense")
+        assert [p.path for p in check(open_store(str(path)))] == ["_index/head"]
+    elif what == "tail":
+        sorted((path / "_index").glob("*.idx"))[0].write_bytes(b"nonsense")
+        assert any("_index" in p.path for p in check(open_store(str(path))))
+    else:
+        shutil.rmtree(path / "_index")
+    if what != "tail":
+        assert_holds(path, videos)
+    EventLog.open(str(path)).compact()
+    assert_holds(path, videos)
+    assert check(open_store(str(path))) == []
+
+
+def test_foreign_files_are_no_part_of_the_log(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    videos = make(path)
+    (path / "record=events" / "stray.parquet").write_bytes(b"not ours")
+    (path / "notes.txt").write_text("hello")
+    assert_holds(path, videos)
+    assert check(open_store(str(path))) == []
+
+
+def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "log"
+    videos = make(path)
+    log = EventLog.open(str(path))
+    log.begin_run(run_record("run-2"))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(eventlog, "write_data_file", full)
+        with pytest.raises(LogError, match="No space left on device; nothing of this group is in the log"):
+            log.commit([video_result("more.mp4", run_id="run-2")])
+    assert_holds(path, videos)
+    assert log.commit([video_result("more.mp4", run_id="run-2")]).committed == (video_id("more.mp4"),)
