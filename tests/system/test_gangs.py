@@ -1,0 +1,130 @@
+"""Two replicas of two ranks watch an archive; one rank is killed in the middle; the log is whole."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import av
+import deltalake
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from jobs.run import configure, run  # noqa: E402
+from model.registry import find_model  # noqa: E402
+from pipeline.archive import fingerprint  # noqa: E402
+from pipeline.decode import decode_windows  # noqa: E402
+from pipeline.probe import probe  # noqa: E402
+from pipeline.reduce import reduce_events  # noqa: E402
+from pipeline.video import Source  # noqa: E402
+from workers.flow import Progress  # noqa: E402
+
+PROMPT = """
+user = "List the events."
+[answer]
+kinds = ["person", "vehicle"]
+max_events = 2
+max_text = 12
+[sampling]
+fps = 2
+[window]
+length_s = 2
+overlap_s = 0
+"""
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clips of 8, 11 and 14 seconds, every frame another colour."""
+    folder = tmp_path_factory.mktemp("archive")
+    for number, seconds in enumerate((8, 11, 14)):
+        random = np.random.default_rng(number)
+        with av.open(str(folder / f"clip{number}.mp4"), "w") as container:
+            stream = container.add_stream("libx264", rate=4, options={"preset": "ultrafast"})
+            stream.width, stream.height, stream.pix_fmt, stream.thread_count = 96, 64, "yuv420p", 1
+            for _ in range(4 * seconds):
+                picture = np.tile(random.integers(0, 255, (2, 3, 3), np.uint8), (32, 32, 1))
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A tiny mixture of experts of random weights, and a prompt file."""
+    root = tmp_path_factory.mktemp("checkpoint")
+    where = Path(__file__).parents[1] / "model" / "tiny_qwen.py"
+    spec = importlib.util.spec_from_file_location("tiny_qwen", where)
+    assert spec is not None and spec.loader is not None
+    tiny = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tiny)
+    (root / "short.toml").write_text(PROMPT)
+    return str(tiny.save(root / "moe", "moe", seed=3)), str(root / "short.toml")
+
+
+def ranks_of_this_session() -> list[int]:
+    """Process ids of the ranks that this test session's Ray runs; other sessions on the machine are left alone."""
+    import ray
+
+    session = os.path.basename(ray._private.worker._global_node.get_session_dir_path())
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and b"ray::_Rank" in (entry / "cmdline").read_bytes():
+                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                if session.encode() in Path(f"/proc/{parent}/cmdline").read_bytes():
+                    found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def rows(log: Path, table: str) -> list[dict[str, Any]]:
+    """Rows of one of the log's tables, without our own code."""
+    files = deltalake.DeltaTable(str(log)).file_uris([("record", "=", table)])
+    return [row for file in files for row in pq.ParquetFile(file).read().to_pylist()]
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_killed_rank_leaves_the_log_whole(archive: Path, checkpoint: tuple[str, str], tmp_path: Path) -> None:
+    model, prompt = checkpoint
+    settings = {"max_new_tokens": 64, "batch_windows": 1, "prompt": prompt}
+    killed: list[int] = []
+    deaths: list[int] = []
+
+    def kill_one(progress: Progress) -> None:
+        deaths.append(progress.replica_deaths)
+        if not killed and progress.windows >= 2:
+            killed.append(ranks_of_this_session()[0])
+            os.kill(killed[0], signal.SIGKILL)
+
+    log = tmp_path / "log"
+    summary = run(str(archive), str(log), model, settings=settings, ranks=2, replicas=2, on_progress=kill_one)
+    assert killed and max(deaths) == 1
+    assert (summary.videos, summary.failed, summary.quarantined) == (3, 0, 0)
+
+    # What one process says that watches each clip alone.
+    factory = find_model(model)
+    profile = factory.profile(settings)
+    config, watcher = configure(profile), factory.load(settings)
+    videos, events, windows = (rows(log, table) for table in ("videos", "events", "windows"))
+    assert len(videos) == 3 and all(video["status"] == "done" for video in videos)
+    for clip in sorted(archive.glob("*.mp4")):
+        source = Source(str(clip), clip.stat().st_size)
+        video = probe(source.uri, source.size_bytes, fingerprint(source), (source.uri,))
+        count = config.windowing.count(video.duration_us)
+        planned = [config.windowing.window(video.video_id, i, video.duration_us) for i in range(count)]
+        answers = watcher.watch(list(decode_windows(video, planned, config.sampling)))
+        expected = reduce_events(answers, profile.rules, video.duration_us).events
+        assert expected
+        mine = [e for e in events if e["video_id"] == video.video_id]
+        said = sorted((e["start_us"], e["end_us"], e["kind"], e["text"]) for e in mine)
+        assert said == sorted((e.start_us, e.end_us, e.kind, e.text) for e in expected)
+        assert sorted(w["window"] for w in windows if w["video_id"] == video.video_id) == list(range(count))

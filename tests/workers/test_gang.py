@@ -1,0 +1,186 @@
+"""Gangs on Ray: a replica of two ranks answers as one process does, and ends as a whole."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model.interface import ModelIdentity, ModelProfile
+from pipeline.errors import ModelError
+from pipeline.frames import Frames
+from pipeline.plan import Window
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+ray = pytest.importorskip("ray")
+
+from workers.failures import understand  # noqa: E402
+from workers.gang import GangReplica, deal  # noqa: E402
+from workers.replica import ModelChoice, start_replica  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+MODEL_TESTS = Path(__file__).parents[1] / "model"
+PROMPT = """
+user = "List the events."
+[answer]
+kinds = ["person", "vehicle"]
+max_events = 2
+max_text = 12
+"""
+
+
+def sibling(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, MODEL_TESTS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def choice(tmp_path_factory: pytest.TempPathFactory) -> ModelChoice:
+    """A tiny mixture of experts, two ranks."""
+    root = tmp_path_factory.mktemp("gang")
+    (root / "short.toml").write_text(PROMPT)
+    sibling("tiny_qwen").save(root / "moe", "moe", seed=3)
+    return ModelChoice(str(root / "moe"), {"prompt": str(root / "short.toml"), "ranks": 2, "max_new_tokens": 64})
+
+
+@pytest.fixture(scope="module")
+def gang(choice: ModelChoice) -> Iterator[Any]:
+    replica = start_replica("gang", choice, choice.profile(), cpus=0.5)
+    assert isinstance(replica, GangReplica)
+    ray.get(replica.ready(), timeout=180)
+    yield replica
+    replica.stop()
+
+
+@pytest.fixture(scope="module")
+def windows() -> list[tuple[Window, Frames]]:
+    ranks = sibling("qwen_ranks")
+    return [ranks.window(number) for number in range(6)]
+
+
+def watch(replica: Any, batch: list[tuple[Window, Frames]]) -> Any:
+    return ray.get(replica.watch([w for w, _ in batch], [ray.put(f) for _, f in batch]), timeout=120)
+
+
+def pids(replica: Any) -> list[int]:
+    return list(ray.get(replica._coordinator.pids.remote(), timeout=30))
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+
+
+def assert_ends(processes: list[int], within_s: float) -> None:
+    end = time.monotonic() + within_s
+    while any(map(alive, processes)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(map(alive, processes))
+
+
+def test_a_gang_answers_as_one_process_does(gang: Any, choice: ModelChoice, windows: Any) -> None:
+    """More windows than ranks, as many, and fewer; in order, and the same to the letter."""
+    from model.registry import find_model
+
+    assert len(set(pids(gang))) == 2
+    alone = find_model(choice.spec).load({**choice.settings, "ranks": 1})
+    expected = {a.window.index: a for a in alone.watch(windows)}
+    assert len({a.answer for a in expected.values()}) > 1
+    for batch in (windows, windows[1:3], windows[4:5], windows[::-1]):
+        answers = watch(gang, batch)
+        assert [a.window for a in answers] == [w for w, _ in batch]
+        for answer in answers:
+            assert answer.answer == expected[answer.window.index].answer
+            assert answer.events == expected[answer.window.index].events
+
+
+def test_a_window_that_no_model_takes_is_an_error_and_the_gang_stays_well(gang: Any, windows: Any) -> None:
+    before = pids(gang)
+    sliver = Frames(np.zeros((2, 32, 9000, 3), np.uint8), np.array([0, 10]), np.array([10, 20]))
+    with pytest.raises(ModelError, match="200 times"):
+        watch(gang, [(Window("sliver", 0, 0, 1_000_000), sliver), *windows[:2]])
+    assert len(watch(gang, windows[:3])) == 3
+    assert pids(gang) == before
+
+
+def test_frames_that_are_gone_are_said_to_be_lost_and_the_gang_stays_well(gang: Any, windows: Any) -> None:
+    before = pids(gang)
+
+    @ray.remote(num_cpus=0)
+    class Decoder:
+        def frames(self, frames: Frames) -> list[Any]:
+            return [ray.put(frames)]
+
+    decoder = Decoder.remote()
+    (orphan,) = ray.get(decoder.frames.remote(windows[2][1]))
+    ray.kill(decoder)
+    time.sleep(0.5)
+    good = [ray.put(frames) for _, frames in windows[:2]]
+    with pytest.raises(Exception) as caught:
+        ray.get(gang.watch([w for w, _ in windows[:3]], [*good, orphan]), timeout=60)
+    assert understand(caught.value).what == "lost"
+    assert len(watch(gang, windows[:3])) == 3
+    assert pids(gang) == before
+
+
+def test_the_death_of_a_rank_ends_the_gang_at_once(gang: Any, windows: Any) -> None:
+    """Last of those that use it."""
+    ranks = pids(gang)
+    frames = [ray.put(frames) for _, frames in windows]
+    answer = gang.watch([w for w, _ in windows], frames)
+    os.kill(ranks[1], 9)
+    with pytest.raises(Exception) as caught:
+        ray.get(answer, timeout=30)
+    assert understand(caught.value).what in ("died", "fault")
+    assert_ends(ranks, within_s=5)
+
+
+def test_stopping_ends_every_process_and_gives_the_places_back(choice: ModelChoice) -> None:
+    free = ray.available_resources().get("CPU")
+    replica = start_replica("gang-2", choice, choice.profile(), cpus=0.5)
+    ray.get(replica.ready(), timeout=180)
+    ranks = pids(replica)
+    assert all(map(alive, ranks))
+    replica.stop()
+    assert_ends(ranks, within_s=15)
+    end = time.monotonic() + 15
+    while ray.available_resources().get("CPU") != free and time.monotonic() < end:
+        time.sleep(0.1)
+    assert ray.available_resources().get("CPU") == free
+
+
+def test_a_checkpoint_that_cannot_be_loaded_is_a_model_error(choice: ModelChoice, tmp_path: Path) -> None:
+    """Every rank finds out by itself; the one error comes back as what it is."""
+    import shutil
+
+    bad = tmp_path / "bad"
+    shutil.copytree(choice.spec, bad)
+    weights = bad / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    profile = ModelProfile(ModelIdentity("bad", ""), ranks=2)
+    replica = start_replica("gang-3", ModelChoice(str(bad), choice.settings), profile, cpus=0)
+    with pytest.raises(ModelError, match="not downloaded whole"):
+        ray.get(replica.ready(), timeout=180)
+    replica.stop()
+
+
+@pytest.mark.parametrize(("lengths", "ranks"), [([4, 4, 4, 4], 2), ([1, 9, 4, 4], 2), ([5], 4), ([], 3), ([3] * 7, 3)])
+def test_windows_are_dealt_evenly(lengths: list[int], ranks: int) -> None:
+    shares = deal([Window("v", i, 0, length) for i, length in enumerate(lengths)], ranks)
+    assert len(shares) == ranks and sorted(i for share in shares for i in share) == list(range(len(lengths)))
+    loads = [sum(lengths[i] for i in share) for share in shares]
+    assert max(loads) - min(loads) <= max(lengths, default=0)
