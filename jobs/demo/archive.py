@@ -85,7 +85,8 @@ def write_archive(folder: Path, seed: int = SEED, films: Sequence[Film] = FILMS,
             made = list(pool.map(write_film, [folder] * len(films), films, [seed] * len(films)))
     truth = {film.file: found for film, found in zip(films, made, strict=True)}
     path = folder / TRUTH_FILE
-    path.write_text(json.dumps(activitynet(truth, f"{VERSION}, seed {seed}"), indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(activitynet(truth, f"{VERSION}, seed {seed}"), indent=1, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
     return path
 
 
