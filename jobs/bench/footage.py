@@ -124,9 +124,9 @@ class Pace:
     swing: float
 
 
-#: still: a tripod, nothing moves; low: things move before a tripod; moderate: a hand, a slow pan; high: whip pans.
+#: still: a tripod, something barely moves; low: things move before a tripod; moderate: a hand, a slow pan; high: whip pans.
 PACES = {
-    "still": Pace(0.0, 0.0, 0, 0.0),
+    "still": Pace(0.0, 0.0, 1, 0.015),
     "low": Pace(0.0, 0.0, 2, 0.08),
     "moderate": Pace(0.06, 0.004, 3, 0.15),
     "high": Pace(0.75, 0.012, 4, 0.3),

@@ -34,7 +34,7 @@ from pipeline.reduce import reduce_events
 
 #: A point counts as found within one sampling interval at 4 fps and one frame at 25 fps.
 TOLERANCE_S = 0.3
-#: A span counts as found when intersection over union is at least this.
+#: A span counts as found when intersection over union is at least this, or both ends are within the tolerance.
 SPAN_IOU = 0.5
 #: A caption counts as read when its text is at least this alike and its span overlaps by this IoU.
 TEXT_LIKENESS, TEXT_IOU = 0.8, 0.4
@@ -147,7 +147,9 @@ def near_point(a: tuple[float, float], b: tuple[float, float]) -> float | None:
 
 
 def near_span(a: tuple[float, float], b: tuple[float, float]) -> float | None:
-    return iou(a, b) if iou(a, b) >= SPAN_IOU else None
+    """Enough overlap, or both ends within the tolerance: between two samples a short span has no better answer."""
+    close = max(abs(a[0] - b[0]), abs(a[1] - b[1])) <= TOLERANCE_S
+    return iou(a, b) if close or iou(a, b) >= SPAN_IOU else None
 
 
 def touches(a: tuple[float, float], b: tuple[float, float]) -> float | None:

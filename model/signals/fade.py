@@ -16,7 +16,11 @@ def fades(measures: Measures, candidates: list[Mixture], thresholds: Thresholds)
     for fit in candidates:
         near, far = measures.contrast[fit.first], measures.contrast[fit.last]
         out = far < thresholds.fade_contrast * near
-        if (out or near < thresholds.fade_contrast * far) and apart(fit, taken):
+        if (
+            fit.residual <= thresholds.mixture_residual
+            and (out or near < thresholds.fade_contrast * far)
+            and apart(fit, taken)
+        ):
             taken.append(fit)
             kind, text = ("fade_out", "fade out") if out else ("fade_in", "fade in")
             found.append((fit, span_event(measures, fit.first, fit.last, kind, text, 1 - fit.residual)))

@@ -42,11 +42,18 @@ def frozen_events(measures: Measures, empty: npt.NDArray[np.bool_], thresholds: 
 
 def same_picture(measures: Measures, first: int, before: int, now: int, thresholds: Thresholds) -> bool:
     """Whether `now` repeats the frame `before` and, so that slow drifts end it, the stretch's `first` one."""
-    if measures.change[now] > thresholds.frozen_change:
+    if measures.change[now] > thresholds.frozen_pulse:
+        return False
+    after = measures.change[now + 1] if now + 1 < len(measures) else 0.0
+    if (
+        max(measures.change[now], 0.0 if before == first else measures.change[before])
+        > thresholds.frozen_change
+        < after
+    ):
         return False
     for other, factor in ((before, 1), (first, 2)):
         difference = cv2.absdiff(measures.luma[other], measures.luma[now])
-        if difference.mean() > factor * thresholds.frozen_change:
+        if difference.mean() > factor * thresholds.frozen_pulse:
             return False
         height, width = difference.shape
         cells = max(1, width // CELL), max(1, height // CELL)

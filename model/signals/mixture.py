@@ -48,7 +48,7 @@ def mixtures(measures: Measures, thresholds: Thresholds) -> list[Mixture]:
                 continue
             away = gram[k, k] + gram[s, s] - 2 * gram[k, s] - part**2 * square
             residual = float(np.sqrt(np.maximum(away, 0).max() / square))
-            limit = thresholds.mixture_residual if len(k) > 1 else thresholds.mixture_residual_lone
+            limit = thresholds.mixture_moving if len(k) > 1 else thresholds.mixture_residual_lone
             if residual <= limit:
                 found.append(Mixture(s, e, residual))
     return sorted(found, key=lambda m: (m.first - m.last, m.residual))

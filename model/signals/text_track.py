@@ -96,20 +96,38 @@ def overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, 
 
 
 def extend(frames: Frames, one: Track, others: list[Track], thresholds: Thresholds) -> None:
-    """Set `first` and `last`: from the reads outwards while the strokes stay and no other text was read there."""
-    replaced = {i for t in others for i, line in t.reads if overlap(line.box, one.line.box) > 0.3}
+    """Set `first` and `last`: from the reads outwards while the strokes stay and are no other text's."""
+    rivals = [t for t in others if overlap(t.line.box, one.line.box) > 0.3]
     for step in (-1, 1):
-        index, line = one.reads[0 if step < 0 else -1]
-        ink = crop_edges(frames.pixels[index], line.box)
-        at = index
-        while 0 <= at + step < len(frames) and at + step not in replaced:
-            if edge_likeness(ink, crop_edges(frames.pixels[at + step], line.box)) < thresholds.text_persistence:
+        read = one.reads[0 if step < 0 else -1]
+        at = read[0]
+        while 0 <= at + step < len(frames):
+            likeness = shows(frames, read, at + step)
+            if likeness < thresholds.text_persistence:
+                break
+            if any(shows_rather(frames, rival, at + step, likeness, abs(at + step - read[0])) for rival in rivals):
                 break
             at += step
         if step < 0:
             one.first = at
         else:
             one.last = at
+
+
+def shows_rather(frames: Frames, rival: Track, index: int, likeness: float, distance: int) -> bool:
+    """Whether frame `index` shows the rival's text rather than one it is like by `likeness` and `distance` frames from:
+    it is more like it, or, where grain decides, nearer to it."""
+    nearest = min(rival.reads, key=lambda r: abs(r[0] - index))
+    more = shows(frames, nearest, index) - likeness
+    return more > 0.02 or (more > -0.02 and abs(nearest[0] - index) < distance)
+
+
+def shows(frames: Frames, read: tuple[int, Line], index: int) -> float:
+    """How much frame `index` looks like the read one in the box of the line that was read."""
+    if index == read[0]:
+        return 1.0
+    box = read[1].box
+    return edge_likeness(crop_edges(frames.pixels[read[0]], box), crop_edges(frames.pixels[index], box))
 
 
 def crop_edges(picture: npt.NDArray[np.uint8], box: tuple[float, float, float, float]) -> npt.NDArray[np.float32]:

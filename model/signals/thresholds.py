@@ -23,9 +23,10 @@ class Thresholds:
     blank_share: float = 0.98
     blank_peak: float = 28.0
 
-    # frozen: ffmpeg's freezedetect: mean absolute difference at most -60 dB (0.001 of full scale) for 2 s. H.264
-    # coding of a repeated picture drifts by up to about twice that at key frames.
-    frozen_change: float = 0.5
+    # frozen: ffmpeg's freezedetect: mean absolute difference at most -60 dB (0.001 of full scale) for 2 s ...
+    frozen_change: float = 0.255
+    # ... but a key frame codes the same picture anew: one step of this size between steps of the other is no motion.
+    frozen_pulse: float = 1.2
     # ... and no 8 x 8 px cell of the small copy changes more: a talking mouth in a drawn still is not frozen.
     frozen_cell: float = 4.0
     frozen_min_us: int = 2 * SECOND_US
@@ -33,14 +34,14 @@ class Thresholds:
     # cut: two pictures this alike in their thumbnails are one shot; no block matching is spent on them.
     cut_thumb: float = 8.0
     # cut: how little of a picture is found again in the next (see Measures.persistence) with the same colours ...
-    cut_persistence: float = 0.66
+    cut_persistence: float = 0.62
     # ... raised by up to this much where the colours differ entirely.
     cut_colour: float = 0.08
     # ... and this far below what its neighbours within a second keep: fast cameras lose much all the time.
-    cut_drop: float = 0.10
+    cut_drop: float = 0.14
     # jump cut, to the same place from elsewhere: more is found again, but far less than just before and after.
-    jump_persistence: float = 0.80
-    jump_drop: float = 0.18
+    jump_persistence: float = 0.76
+    jump_drop: float = 0.20
     # cut between pictures without texture (blank to blank): difference of thumbnails.
     cut_flat: float = 20.0
     # flash: a lighter picture (mean luma) for at most this long, with the same picture before and after.
@@ -50,6 +51,8 @@ class Thresholds:
 
     # dissolve, fade: pictures between must lie on the line from first to last within this share of its length ...
     mixture_residual: float = 0.35
+    # ... or this, where the shots move and all else speaks for a dissolve ...
+    mixture_moving: float = 0.5
     # ... one lone picture between must lie closer, for a line through one point is easily met ...
     mixture_residual_lone: float = 0.22
     # ... and each must be a true mixture, neither end.
@@ -60,8 +63,11 @@ class Thresholds:
     mixture_length: float = 14.0
     # Longest gradual transition looked for; TRECVID's shot boundary sets have few beyond 2 s.
     mixture_max_us: int = 5 * SECOND_US // 2
-    # dissolve: its ends must be different places, as for a cut.
+    # dissolve: its ends must be different places, as for a cut ...
     dissolve_persistence: float = 0.70
+    # ... or may be somewhat alike where the contrast between them dips below this share of that of the ends.
+    dissolve_alike: float = 0.88
+    dissolve_dip: float = 0.88
     # fade: contrast at its far end against its near end.
     fade_contrast: float = 0.35
 
