@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sql": ("jobs.sql", "run a SQL query over an event log"),
     "frames": ("jobs.frames", "write the very stills that a model would see"),
     "forecast": ("jobs.forecast", "what a model needs in memory, for any number of ranks"),
+    "evaluate": ("jobs.evaluate", "score a log against ground truth"),
     "demo": ("jobs.demo.command", "make a small archive, watch it, and ask it a question"),
 }
 
