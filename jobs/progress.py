@@ -32,7 +32,7 @@ class ProgressDisplay:
     def __enter__(self) -> ProgressDisplay:
         if self._on:
             self._live.start()
-            self._live.update(Text("starting Ray …", style="dim"), refresh=True)
+            self._live.update(Text("looking at the archive …", style="dim"), refresh=True)
         return self
 
     def __exit__(

@@ -137,7 +137,14 @@ def run(
         failed = f", {not_done:,} of them failed ({again})" if not_done else ""
         say(f"{log} holds {len(committed):,} videos of this configuration already{failed}")
 
-    # Ray takes a second to import: only now that the call is known to be meant.
+    from workers.already import leading_already
+
+    already = leading_already(sources, skip)
+    if already.rest is None:
+        event_log.record_names(already.names)
+        return _nothing_to_do(log, already.names)
+
+    # Ray takes seconds to start: only now that there is something to do.
     from workers.cluster import cluster
     from workers.flow import Flow
     from workers.replica import ModelChoice
@@ -157,7 +164,7 @@ def run(
             event_log.begin_run(_run_record(run_id, config, begun[0], machines.resources))
 
         flow = Flow(
-            sources,
+            already.rest,
             event_log,
             run_id,
             config,
@@ -165,6 +172,7 @@ def run(
             profile,
             shares,
             skip=skip,
+            already=already.names,
             limits=limits,
             on_work=begin,
             on_progress=on_progress or (lambda progress: None),
@@ -352,6 +360,11 @@ def _code_version() -> str:
         return version("secondsight")
     except PackageNotFoundError:
         return "unknown"
+
+
+def _nothing_to_do(log: str, names: Mapping[str, Sequence[str]]) -> RunSummary:
+    further = sum(len(uris) - 1 for uris in names.values())
+    return RunSummary("", log, 0, len(names), 0, 0, further, 0, 0, 0.0, 0.0, ())
 
 
 def _summary(run_id: str, log: str, progress: Progress, elapsed_s: float) -> RunSummary:

@@ -6,9 +6,8 @@ The driver holds references and small records, never pixels. What is done next i
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ from pipeline.errors import VideoError
 from pipeline.log.records import VideoResult
 from pipeline.plan import SECOND_US
 from pipeline.video import Source, Video
+from workers.already import unread_id
 from workers.commit import Committer, Log, video_result
 from workers.decode import start_decode
 from workers.failures import understand
@@ -112,11 +112,13 @@ class Flow:
         shares: Shares,
         *,
         skip: Mapping[str, str] | None = None,
+        already: Mapping[str, Sequence[str]] | None = None,
         limits: Limits | None = None,
         on_work: Callable[[], None] = lambda: None,
         on_progress: Callable[[Progress], None] = lambda progress: None,
     ) -> None:
-        """`skip`: video_id -> status of what needs no work. `on_work` is called once, before the first video is taken
+        """`skip`: video_id -> status of what needs no work; `already`: names of such videos that were left out of
+        `sources`. `on_work` is called once, before the first video is taken
         up (and not at all when there is nothing to do); `on_progress` about ten times a second."""
         self._config, self._run_id, self._profile, self._shares = config, run_id, profile, shares
         self._limits = limits or Limits()
@@ -146,6 +148,10 @@ class Flow:
         )
         self._committer = Committer(log)
         self._config_hash = config.config_hash
+        self._before = sum(map(len, (already or {}).values()))  # names that did not go through the listing
+        for video_id, uris in (already or {}).items():
+            for uri in uris:
+                self._known(video_id, uri)
 
     def run(self) -> Progress:
         try:
@@ -188,22 +194,29 @@ class Flow:
         if isinstance(result, VideoError):
             self._unidentified(source.uri, source.size_bytes, result)
             return
-        self.progress.names += 1
-        if result in self._seen:
+        if result in self._names:
+            self.progress.names += 1
             self.progress.duplicates += 1
-            if result in self._names:
-                self._names[result].append(source.uri)
-            else:
-                self._committer.add_name(result, source.uri)
+            self._names[result].append(source.uri)
             return
+        if result in self._seen or result in self._skip:
+            self._known(result, source.uri)
+            return
+        self.progress.names += 1
         self._seen.add(result)
-        if result in self._skip:
-            self.progress.already += 1
-            self._committer.add_name(result, source.uri)
-            return
         self._begin()
         self._names[result] = [source.uri]
         self._probes.waiting.append((source, result))
+
+    def _known(self, video_id: str, uri: str) -> None:
+        """A name of a video that the log has, or will have without this name."""
+        self.progress.names += 1
+        if video_id in self._seen:
+            self.progress.duplicates += 1
+        else:
+            self._seen.add(video_id)
+            self.progress.already += 1
+        self._committer.add_name(video_id, uri)
 
     def _probed(self, source: Source, video_id: str, result: Video | VideoError) -> None:
         if isinstance(result, VideoError):
@@ -216,7 +229,7 @@ class Flow:
     def _unidentified(self, uri: str, size_bytes: int, error: VideoError) -> None:
         """Not even a fingerprint: the name stands in for the content."""
         self.progress.names += 1
-        video_id = hashlib.blake2b(uri.encode(errors="surrogateescape"), digest_size=16).hexdigest()
+        video_id = unread_id(uri)
         if video_id in self._seen:
             return
         self._seen.add(video_id)
@@ -409,7 +422,7 @@ class Flow:
             return
         self._reported = now
         progress = self.progress
-        progress.found, progress.listed = self._listing.found, self._listing.ended
+        progress.found, progress.listed = self._listing.found + self._before, self._listing.ended
         progress.replicas, progress.replica_deaths = self._pool.up, self._pool.deaths
         progress.bytes_in_flight, progress.peak_bytes = self._schedule.bytes_in_flight, self._schedule.peak_bytes
         progress.commit_s = self._committer.commit_s
