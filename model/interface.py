@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from pipeline.event import KindRule, WindowEvents
 from pipeline.frames import Frames
@@ -42,6 +42,16 @@ class ModelProfile:
     gpus: float = 0.0
     ranks: int = 1
     notice: str = ""  # shown to the user when a run starts, e.g. what the model does not know
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A model that counts what it does (tokens, seconds, routing), for metrics and the run's row."""
+
+    def report(self) -> dict[str, Any]:
+        """Totals since it was loaded: numbers, in dicts and lists of the same shape for every replica, so that the
+        totals of a run are their sums."""
+        ...
 
 
 class Model(Protocol):

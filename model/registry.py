@@ -38,8 +38,13 @@ class ModelFactory(Protocol):
 class Placeable(Protocol):
     """A factory whose settings depend on the machines; asked once, in the driver, when the cluster is known."""
 
-    def for_cluster(self, settings: Mapping[str, Any], resources: Mapping[str, float]) -> dict[str, Any]:
-        """The settings to load with, self-contained: no file of the driver's machine. The identity stays the same."""
+    def for_cluster(
+        self, settings: Mapping[str, Any], resources: Mapping[str, float], counted: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The settings to load with, self-contained: no file of the driver's machine. The identity stays the same.
+
+        `counted`: the report (`model.interface.Reporting`) of an earlier run with the same weights, if there is one.
+        """
         ...
 
 

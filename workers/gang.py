@@ -23,11 +23,12 @@ import ray
 from ray.util import get_node_ip_address, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from model.interface import ModelProfile
+from model.interface import ModelProfile, Reporting
 from model.registry import find_model
 from pipeline.errors import ModelError
 from pipeline.event import WindowEvents
 from pipeline.plan import Window
+from workers.report import add_up
 
 START_S = 1800.0  # from the ranks' places being there to the last one warm
 STALL_S = 600.0  # of one collective: a rank that neither answers nor dies ends the gang
@@ -98,11 +99,24 @@ class _Rank:
             try:
                 batch = list(zip(windows, ray.get(list(frames)), strict=True))
             except Exception as error:  # noqa: BLE001 - raised again below
-                missing, together = error, False
-            answers: list[WindowEvents] = self._model.watch(batch, together=together)
+                missing = error
+            answers: list[WindowEvents] = []
+            if not together or self._all_have(missing is None):
+                answers = self._model.watch(batch, together=together)
             if missing is not None:
                 raise _Missing(missing)
             return answers
+
+    def _all_have(self, have: bool) -> bool:
+        """Whether all ranks have the frames: one that does not cannot work on them together with the others."""
+        import torch
+
+        flag = torch.tensor([int(have)], device="cuda" if self._plan.gpus else "cpu")
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MIN)
+        return bool(flag.item())
+
+    def report(self) -> dict[str, Any]:
+        return self._model.report() if isinstance(self._model, Reporting) else {}
 
 
 class _Missing(Exception):
@@ -171,6 +185,13 @@ class _Coordinator:
         }
         return [answer_of[i] for i in range(len(windows))]
 
+    def report(self) -> dict[str, Any]:
+        """What the ranks' models counted, added up."""
+        total: dict[str, Any] = {}
+        for counted in ray.get([rank.report.remote() for rank in self._ranks]):
+            total = add_up(total, counted)
+        return total
+
     def pids(self) -> list[int]:
         """Process ids of the ranks (tests kill them)."""
         found: list[int] = ray.get([rank.__ray_call__.remote(lambda self: os.getpid()) for rank in self._ranks])
@@ -217,6 +238,9 @@ class GangReplica:
 
     def watch(self, windows: Sequence[Window], frames: Sequence[ray.ObjectRef]) -> ray.ObjectRef:
         return self._coordinator.watch.remote(list(windows), list(frames))
+
+    def report(self) -> ray.ObjectRef:
+        return self._coordinator.report.remote()
 
     def stop(self) -> None:
         ray.kill(self._coordinator, no_restart=True)

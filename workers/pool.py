@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pipeline.errors import ModelError
 from pipeline.event import WindowEvents
 from workers.failures import Failure, understand
 from workers.replica import Replica
+from workers.report import add_up
 from workers.work import Batch
 
 MAX_START_FAILURES = 3  # in a row, before any replica came up
@@ -87,6 +89,16 @@ class Pool:
         self._free.append(replica)
         self._deaths_in_a_row = 0
         return Outcome(batch, replica.name, events, None)
+
+    def report(self, within_s: float = 5.0) -> dict[str, Any]:
+        """What the free replicas' models counted, added up. What a replica that died had counted is gone with it."""
+        refs = [replica.report() for replica in self._free]
+        ready = ray.wait(refs, num_returns=len(refs), timeout=within_s)[0] if refs else []
+        total: dict[str, Any] = {}
+        for ref in ready:
+            with contextlib.suppress(Exception):  # numbers beside the work: not worth ending a run for
+                total = add_up(total, ray.get(ref))
+        return total
 
     def stop(self) -> None:
         """End every replica."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import ray
 
-from model.interface import Model, ModelProfile
+from model.interface import Model, ModelProfile, Reporting
 from model.registry import find_model
 from pipeline.event import WindowEvents
 from pipeline.frames import Frames
@@ -49,6 +49,10 @@ class Replica(Protocol):
         """
         ...
 
+    def report(self) -> ray.ObjectRef:
+        """Resolves to what its model counted, see `model.interface.Reporting`; {} where it counts nothing."""
+        ...
+
     def stop(self) -> None:
         """End every process of it at once. May be called again."""
         ...
@@ -72,6 +76,9 @@ class _ModelActor:
         assert self._model is not None
         return self._model.watch(list(zip(windows, frames, strict=True)))
 
+    def report(self) -> dict[str, Any]:
+        return self._model.report() if isinstance(self._model, Reporting) else {}
+
 
 class ActorReplica:
     """A model in one actor."""
@@ -87,6 +94,9 @@ class ActorReplica:
 
     def watch(self, windows: Sequence[Window], frames: Sequence[ray.ObjectRef]) -> ray.ObjectRef:
         return self._actor.watch.remote(list(windows), *frames)
+
+    def report(self) -> ray.ObjectRef:
+        return self._actor.report.remote()
 
     def stop(self) -> None:
         ray.kill(self._actor, no_restart=True)

@@ -12,7 +12,7 @@ A profile file holds:
     [answer.attributes.NAME]    further fields of every event, in JSON Schema: enum, string, number, integer, boolean
     [sampling]                  optional: fps (a number or "1/2"), max_pixels per frame
     [window]                    optional: length_s, overlap_s
-    [rules.KIND]                optional: how events of a kind are reduced: point, gap_s, min_s
+    [rules.KIND]                optional: how events of a kind are reduced: point, exclusive, gap_s, min_s, similarity
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from pipeline.plan import SECOND_US, Windowing
 
 HERE = Path(__file__).parent
 MAX_FILE_BYTES = 1 << 20
+#: How alike two windows' words for the same thing are taken to be, where a profile says nothing else.
+SIMILARITY = 0.8
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _RESERVED = frozenset({"start", "end", "kind", "text", "confidence"})
@@ -119,16 +121,18 @@ def _prompt(name: str, content: Mapping[str, Any]) -> Prompt:
     sampling = _typed(content.get("sampling", {}), dict, "[sampling]")
     _only(sampling, "[sampling]", {"fps", "max_pixels"})
     pixels = sampling.get("max_pixels")
+    answer = _answer(_typed(content.get("answer", {}), dict, "[answer]"))
     return Prompt(
         name,
         texts["summary"],
         texts["system"],
         texts["user"],
-        _answer(_typed(content.get("answer", {}), dict, "[answer]")),
+        answer,
         fps=_fps(sampling["fps"]) if "fps" in sampling else None,
         max_pixels=None if pixels is None else _between(pixels, 1024, 1 << 26, "max_pixels"),
         windowing=_windowing(_typed(content["window"], dict, "[window]")) if "window" in content else None,
-        rules=_rules(_typed(content.get("rules", {}), dict, "[rules]")),
+        rules={kind: KindRule(similarity=SIMILARITY) for kind in answer.kinds or ()}
+        | _rules(_typed(content.get("rules", {}), dict, "[rules]")),
     )
 
 
@@ -194,11 +198,16 @@ def _rules(table: Mapping[str, Any]) -> dict[str, KindRule]:
     rules = {}
     for kind, given in table.items():
         rule = _typed(given, dict, f"[rules.{kind}]")
-        _only(rule, f"[rules.{kind}]", {"point", "gap_s", "min_s"})
+        _only(rule, f"[rules.{kind}]", {"point", "exclusive", "gap_s", "min_s", "similarity"})
+        alike = rule.get("similarity", SIMILARITY)
+        if isinstance(alike, bool) or not isinstance(alike, (int, float)) or not 0 < alike <= 1:
+            raise _Wrong(f"[rules.{kind}] similarity must lie in (0, 1]")
         rules[kind] = KindRule(
             point=_typed(rule.get("point", False), bool, f"[rules.{kind}] point"),
             gap_us=_micros(rule.get("gap_s", 0), f"[rules.{kind}] gap_s"),
             min_us=_micros(rule.get("min_s", 0), f"[rules.{kind}] min_s"),
+            exclusive=_typed(rule.get("exclusive", False), bool, f"[rules.{kind}] exclusive"),
+            similarity=float(alike),
         )
     return rules
 

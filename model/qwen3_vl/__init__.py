@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 BEHAVIOUR_VERSION = 1
 PRECISIONS = ("auto", "float32", "bf16")
 DEVICES = ("cpu", "cuda")
+PLACEMENTS = ("contiguous", "measured")
 DEFAULT_MAX_PIXELS = 512 * 512  # of one frame: 256 tokens per pair of frames
 
 
@@ -33,7 +34,8 @@ class QwenSettings:
 
     `max_new_tokens`: of one answer. `batch_windows`: windows that one rank works on at once (0: 4 on a CPU, 16 on a
     GPU). `batch_tokens`: prompt and answer tokens of one batch. `vision_cache_mib`: memory for features of frames seen
-    before. `threads`: CPU threads of one rank.
+    before. `threads`: CPU threads of one rank. `expert_placement` measured: by `expert_load`, tokens [layers, experts]
+    of an earlier run, with `expert_replicas` second copies of the most loaded experts in each layer.
     """
 
     prompt: str = "events"
@@ -46,6 +48,9 @@ class QwenSettings:
     batch_tokens: int = 65_536
     vision_cache_mib: int = 512
     threads: int = 1
+    expert_placement: str = "contiguous"
+    expert_replicas: int = 0
+    expert_load: Sequence[Sequence[int]] | None = None
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> QwenSettings:
@@ -57,10 +62,12 @@ class QwenSettings:
         chosen = cls(**settings)
         if chosen.precision not in PRECISIONS:
             raise UsageError(f"--precision {chosen.precision}: choose one of {', '.join(PRECISIONS)}")
+        if chosen.expert_placement not in PLACEMENTS:
+            raise UsageError(f"--expert-placement {chosen.expert_placement}: choose one of {', '.join(PLACEMENTS)}")
         if chosen.device not in DEVICES:
             raise UsageError(f"device {chosen.device}: choose one of {', '.join(DEVICES)}")
         for name, least in (("ranks", 1), ("max_new_tokens", 16), ("batch_windows", 0), ("batch_tokens", 1),
-                            ("vision_cache_mib", 0), ("threads", 1)):  # fmt: skip
+                            ("vision_cache_mib", 0), ("threads", 1), ("expert_replicas", 0)):  # fmt: skip
             value = getattr(chosen, name)
             if type(value) is not int or value < least:
                 raise UsageError(f"{name} = {value!r}: must be a whole number, {least} at least")
@@ -120,10 +127,15 @@ class QwenFactory:
             ranks=chosen.ranks,
         )
 
-    def for_cluster(self, settings: Mapping[str, Any], resources: Mapping[str, float]) -> dict[str, Any]:
+    def for_cluster(
+        self, settings: Mapping[str, Any], resources: Mapping[str, float], counted: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """The same settings for the machines of a cluster (`ray.cluster_resources()`): a prompt file's content goes
-        along, and where there are GPUs and nothing else is said they are used."""
+        along, and where there are GPUs and nothing else is said they are used. `counted`: what replicas of these
+        weights reported in an earlier run; its routing decides a measured expert placement."""
         placed = {"device": "cuda" if resources.get("GPU") else "cpu", **settings}
+        if placed.get("expert_placement") == "measured" and counted and "routing" in counted:
+            placed.setdefault("expert_load", counted["routing"]["tokens"])
         if "prompt" in placed and "prompt_text" not in placed:
             placed["prompt_text"] = read_prompt(placed["prompt"])
         return placed

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from tokenizers import Tokenizer
 
 from model.checkpoint.load import load_qwen3_vl
+from model.experts.placement import Placement
 from model.prompts import Prompt
 from model.qwen3_vl import QwenSettings
 from model.qwen3_vl.files import read_text_files
@@ -36,7 +37,10 @@ def load_watcher(
     torch.set_num_threads(chosen.threads)
     if chosen.device == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"{path}: no GPU that torch can use here: install a CUDA build of torch, or choose the CPU")
-    loaded = load_qwen3_vl(path, rank, ranks, group, DTYPES[chosen.precision], chosen.device)
+    placement = None
+    if ranks > 1 and chosen.expert_placement == "measured" and chosen.expert_load:
+        placement = Placement.measured(np.asarray(chosen.expert_load), ranks, chosen.expert_replicas)
+    loaded = load_qwen3_vl(path, rank, ranks, group, DTYPES[chosen.precision], chosen.device, placement)
     loaded.model.eval()
     files = read_text_files(loaded.checkpoint.source)
     try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -54,6 +56,23 @@ class QwenWatcher:
             WindowEvents(window, ()) if request is None else self._events(window, frames, request, next(answers))
             for (window, frames), request in zip(batch, requests, strict=True)
         ]
+
+    def report(self) -> dict[str, Any]:
+        """Tokens and seconds of prefill and decode, use of the feature cache, and, of a mixture of experts, routing:
+        tokens per layer and expert, bytes sent, and seconds in dispatch, compute and combine."""
+        generator, parallel = self.generator, self.generator.loaded.parallel
+        cache = generator.vision.cache
+        counted: dict[str, Any] = {
+            "prefill_tokens": generator.prefill_tokens,
+            "prefill_s": generator.prefill_s,
+            "decode_tokens": generator.decode_tokens,
+            "decode_s": generator.decode_s,
+            "vision_computed": cache.misses,
+            "vision_reused": cache.hits,
+        }
+        if parallel is not None:
+            counted["routing"] = asdict(parallel.metrics.snapshot())
+        return counted
 
     def close(self) -> None:
         """Nothing outlives the process."""

@@ -1,7 +1,8 @@
 """Run by the Qwen3-VL tests as a program of its own: forks the ranks of a gang, each answers its windows in lockstep.
 
 `python qwen_ranks.py JOBS.json`: a list of {"checkpoint", "ranks", "work": per rank a list of rounds, each a list of
-window numbers, "together", "constrained", "max_new_tokens", "out"}. Rank r writes `out/r.json`: token ids per round.
+window numbers, "together", "constrained", "max_new_tokens", "settings", "out"}. Rank r writes `out/r.json`: token ids
+per round, and its report.
 """
 
 from __future__ import annotations
@@ -59,11 +60,12 @@ def run_rank(rank: int, job: dict[str, Any]) -> None:
     dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
     factory = QwenFactory(job["checkpoint"])
     settings = {"max_new_tokens": job["max_new_tokens"], "ranks": ranks, "prompt": job["prompt"]}
+    settings |= job.get("settings", {})
     watcher: Any = factory.load_rank(settings, rank, ranks, dist.group.WORLD)
     said = [
         tokens_of(watcher, numbers, job["constrained"], job.get("together", False)) for numbers in job["work"][rank]
     ]
-    Path(f"{job['out']}/{rank}.json").write_text(json.dumps(said))
+    Path(f"{job['out']}/{rank}.json").write_text(json.dumps({"said": said, "report": watcher.report()}))
     dist.barrier()
     dist.destroy_process_group()
 

@@ -21,6 +21,12 @@ HERE = Path(__file__).parent
 MAX_NEW_TOKENS = 40
 NUMBERS = list(range(6))
 
+MEASURED = {
+    "expert_placement": "measured",
+    "expert_load": [[90, 5, 5, 60, 1, 1, 40, 3], [1] * 8, [0] * 8, list(range(8))],
+    "expert_replicas": 2,
+}
+
 # One kind of short answer, so that a model of random weights both ends answers and is cut off in them.
 PROMPT = """
 user = "List the events."
@@ -178,7 +184,8 @@ def test_ranks_give_the_same_tokens(
     case: tuple[str, Any, Any], expected: dict[bool, list[list[int]]], ranks: ModuleType, folders: dict[str, Path],
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    """2 and 4 ranks with 0, 1 and many windows, two rounds, in lockstep; and all ranks together on one window."""
+    """2 and 4 ranks with 0, 1 and many windows, two rounds, in lockstep; all ranks together on few windows; experts
+    placed by measured load, two of them twice."""
     kind, _, _ = case
     if kind == "dense":
         pytest.skip("a dense model has no experts to split")
@@ -187,6 +194,7 @@ def test_ranks_give_the_same_tokens(
         {"ranks": 2, "work": [[[0, 1, 2], [3]], [[], [4, 5]]], "constrained": False},
         {"ranks": 4, "work": [[[0], []], [[], []], [[1, 2, 3, 4], []], [[], [5]]], "constrained": True},
         {"ranks": 2, "work": [[[2], [0, 3]]] * 2, "constrained": False, "together": True},
+        {"ranks": 2, "work": [[[5, 1]], [[0]]], "constrained": False, "settings": MEASURED},
     ]
     for i, job in enumerate(jobs):
         job |= common | {"out": str(tmp_path / str(i))}
@@ -196,5 +204,10 @@ def test_ranks_give_the_same_tokens(
     assert done.returncode == 0, done.stderr
     for job in jobs:
         for rank in range(job["ranks"]):
-            said = json.loads((Path(job["out"]) / f"{rank}.json").read_text())
-            assert said == [[expected[job["constrained"]][n] for n in numbers] for numbers in job["work"][rank]]
+            found = json.loads((Path(job["out"]) / f"{rank}.json").read_text())
+            said = [[expected[job["constrained"]][n] for n in numbers] for numbers in job["work"][rank]]
+            assert found["said"] == said
+            routing = found["report"]["routing"]
+            # Every token that this rank computed chose 2 experts in each of the 4 layers.
+            assert len({sum(layer) for layer in routing["tokens"]}) == 1 and len(routing["tokens"]) == 4
+            assert routing["bytes_sent"] > 0 and routing["seconds"]["compute"] > 0
