@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import fcntl
 import hashlib
 import mmap
@@ -14,6 +15,10 @@ from urllib.parse import unquote, urlsplit
 from pipeline.errors import LogError
 
 REMOTE = ("s3://", "s3a://", "gs://", "az://", "abfs://", "abfss://")
+
+
+#: How requests to an object store are repeated (obstore's RetryConfig): a minute in all, then it is an error.
+RETRIES: Any = {"max_retries": 6, "retry_timeout": datetime.timedelta(seconds=60)}
 
 
 class Store(Protocol):
@@ -228,7 +233,7 @@ class ObjectStore:
         self._absent = (exceptions.NotFoundError, FileNotFoundError)
         self._exists = (exceptions.AlreadyExistsError, exceptions.PreconditionError, FileExistsError)
         try:
-            self._store: Any = obstore.store.from_url(uri, client_options=self.client_options())
+            self._store: Any = obstore.store.from_url(uri, client_options=self.client_options(), retry_config=RETRIES)
         except Exception as error:
             raise LogError(f"{uri}: not a usable object-store URI: {error}") from error
 
