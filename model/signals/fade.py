@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from model.signals.measures import Measures
-from model.signals.mixture import Mixture, apart
-from model.signals.spans import span_event
+from model.signals.mixture import Mixture
 from model.signals.thresholds import Thresholds
-from pipeline.event import WindowEvent
 
 
-def fades(measures: Measures, candidates: list[Mixture], thresholds: Thresholds) -> list[tuple[Mixture, WindowEvent]]:
-    """The widest fades that do not overlap. A fade's far end need not be sampled at full depth."""
-    taken: list[Mixture] = []
-    found = []
-    for fit in candidates:
-        near, far = measures.contrast[fit.first], measures.contrast[fit.last]
-        out = far < thresholds.fade_contrast * near
-        if (
-            fit.residual <= thresholds.mixture_residual
-            and (out or near < thresholds.fade_contrast * far)
-            and apart(fit, taken)
-        ):
-            taken.append(fit)
-            kind, text = ("fade_out", "fade out") if out else ("fade_in", "fade in")
-            found.append((fit, span_event(measures, fit.first, fit.last, kind, text, 1 - fit.residual)))
-    return found
+def fade_kind(measures: Measures, fit: Mixture, thresholds: Thresholds) -> str | None:
+    """fade_out, fade_in, or None for a mixture that is no fade."""
+    if fit.residual > thresholds.mixture_residual:
+        return None
+    if is_faded(measures, fit.last, fit.first, thresholds):
+        return "fade_out"
+    return "fade_in" if is_faded(measures, fit.first, fit.last, thresholds) else None
+
+
+def is_faded(measures: Measures, pale: int, full: int, thresholds: Thresholds) -> bool:
+    """Whether frame `pale` is what is left of frame `full`: nothing but a colour, or, where the fade's far end was not
+    sampled, the same picture with little contrast. (A dark other shot also has little contrast.)"""
+    contrast = measures.contrast
+    if contrast[pale] >= thresholds.fade_contrast * contrast[full]:
+        return False
+    if contrast[pale] <= thresholds.fade_flat:
+        return True
+    a, b = (measures.thumbs[i] - measures.thumbs[i].mean() for i in (pale, full))
+    return float(a @ b) >= thresholds.fade_likeness * float(np.linalg.norm(a) * np.linalg.norm(b))

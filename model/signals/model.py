@@ -16,11 +16,9 @@ from model.signals.activity import activity_events
 from model.signals.black import black_events, black_frames
 from model.signals.blank import blank_events, blank_frames
 from model.signals.cut import cuts
-from model.signals.dissolve import dissolves
-from model.signals.fade import fades
 from model.signals.frozen import frozen_events
+from model.signals.gradual import gradual_transitions
 from model.signals.measures import measure
-from model.signals.mixture import mixtures
 from model.signals.text import text_events
 from model.signals.text_reader import TextReader, reader_digest
 from model.signals.thresholds import Thresholds
@@ -119,13 +117,10 @@ class SignalsModel:
         measures = measure(frames, window.start_us)
         black = black_frames(measures, thresholds)
         blank = blank_frames(measures, black, thresholds)
-        candidates = mixtures(measures, thresholds)
-        faded = fades(measures, candidates, thresholds)
-        dissolved = dissolves(measures, candidates, [fit for fit, _ in faded], thresholds)
-        gradual = [fit for fit, _ in faded + dissolved]
-        cut = cuts(measures, gradual, thresholds)
-        broken = {i for i, _ in cut} | {i for fit in gradual for i in range(fit.first + 1, fit.last + 1)}
-        found = [event for _, event in faded + dissolved] + [event for _, event in cut]
+        gradual = gradual_transitions(measures, thresholds)
+        cut = cuts(measures, [fit for fit, _ in gradual], thresholds)
+        broken = {i for i, _ in cut} | {i for fit, _ in gradual for i in range(fit.first + 1, fit.last + 1)}
+        found = [event for _, event in gradual] + [event for _, event in cut]
         found += black_events(measures, black, thresholds)
         found += blank_events(measures, blank, thresholds)
         found += frozen_events(measures, black | blank, thresholds)

@@ -70,6 +70,9 @@ class Thresholds:
     dissolve_dip: float = 0.88
     # fade: contrast at its far end against its near end.
     fade_contrast: float = 0.35
+    # ... which is either this low (a single colour but for coding noise) or that of the same picture: correlation.
+    fade_flat: float = 4.0
+    fade_likeness: float = 0.7
 
     # activity: a pixel of the small copy has changed when its luma differs by this (over grain and coding noise).
     activity_luma: float = 12.0
