@@ -66,10 +66,12 @@ class Decoder:
             self._release()
 
     def _send(self, entry: Entry) -> None:
-        if entry.after_gap:
+        if entry.after_gap and not entry.entry:
             self._damaged = self._number
         try:
             frames = self._context.decode(entry.packet)
+        except av.error.MemoryError:  # not the file's fault
+            raise
         except av.error.FFmpegError:
             self._spoil(entry.pts)  # type: ignore[arg-type]
             return
@@ -119,6 +121,8 @@ class Decoder:
             try:
                 for frame in self._context.decode(None):
                     self._receive(frame)
+            except av.error.MemoryError:  # not the file's fault
+                raise
             except av.error.FFmpegError:
                 self._damaged = self._damaged or self._number
             self._release(everything=True)

@@ -94,9 +94,11 @@ def _shown(source: PacketSource, limits: DecodeLimits, at_pts: int) -> Iterator[
             if entry is not None:
                 if head_pts is None and entry.entry and not entry.orphan:
                     head_pts = entry.pts
-                damaged = damaged or entry.after_gap
+                damaged = damaged or (entry.after_gap and not entry.entry)
             try:
                 frames = context.decode(entry.packet if entry is not None else None)
+            except av.error.MemoryError:  # not the file's fault
+                raise
             except av.error.FFmpegError:
                 damaged = True
                 continue

@@ -10,13 +10,14 @@ from fractions import Fraction
 import av
 from av.container import InputContainer
 
-from pipeline.decode.bitstream import Inspector, inspector
+from pipeline.decode.bitstream import H264, Inspector, inspector
 from pipeline.decode.limits import DecodeLimits
 from pipeline.decode.media import open_media, select_stream
 from pipeline.decode.timeline import Timeline
 from pipeline.plan import SECOND_US
 from pipeline.video import Video
 
+_STEADY = 24  # steps of the same length after which a jump before an entry point counts as a hole
 READ_FROM_START_US = 4 * SECOND_US  # nearer to the start than this, seeking is not worth its doubts
 
 
@@ -25,7 +26,7 @@ class Entry:
     """A packet with what is known of its picture. `shown`: a player presents it (no edit list hides it).
 
     `orphan`: it may depend on pictures before the point where reading began.
-    `after_gap`: pictures before it are missing.
+    `after_gap`: pictures between it and the packet before are missing from the file.
     """
 
     packet: av.Packet
@@ -108,7 +109,7 @@ class PacketSource:
         inspect = self.inspector()
         parameters = _Parameters(self._in_band(), complete=target is None)
         first: Entry | None = None
-        last: av.Packet | None = None
+        clock = _Clock(inspect)
         for packet in self._packets():
             found = inspect.picture(packet)
             entry = found.entry and parameters.known(found.parameters)
@@ -121,11 +122,7 @@ class PacketSource:
                 continue
             else:
                 item.orphan = True
-            # Packets are missing where the container says so and the clock agrees; the container alone also says so
-            # where two recordings were joined.
-            if last is not None and (last.is_corrupt or packet.is_corrupt) and not entry:
-                item.after_gap = _gap(last, packet)
-            last = packet
+            item.after_gap = clock.misses_before(packet, entry)
             yield item
 
     def _seek(self, target: int | None) -> bool:
@@ -147,6 +144,8 @@ class PacketSource:
         while True:
             try:
                 packet = next(packets, None)
+            except av.error.MemoryError:  # not the file's fault
+                raise
             except av.error.FFmpegError as error:
                 self.broken = error.strerror
                 return
@@ -163,10 +162,31 @@ class PacketSource:
         return (context.extradata or b"")[:1] != b"\1" or context.codec_tag in ("avc3", "hev1", "dvhe")
 
 
-def _gap(before: av.Packet, after: av.Packet) -> bool:
-    if before.dts is None or after.dts is None or not before.duration:
-        return True
-    return 2 * (after.dts - before.dts) > 3 * before.duration
+class _Clock:
+    """Finds holes in the file: where time jumps, and something else says that a picture is missing.
+
+    A jump alone may be a picture that stays; a mark of the container alone may be the seam of two recordings.
+    """
+
+    def __init__(self, inspect: Inspector) -> None:
+        self._inspect = inspect
+        self._before: av.Packet | None = None
+        self._steady = 0  # steps in a row as long as the packets say that their pictures last
+
+    def misses_before(self, packet: av.Packet, entry: bool) -> bool:
+        before, self._before = self._before, packet
+        if before is None or before.dts is None or packet.dts is None or not before.duration:
+            return False
+        step, length = packet.dts - before.dts, before.duration
+        if 2 * step <= 3 * length + 2:
+            self._steady = self._steady + 1 if abs(step - length) <= 1 else 0
+            return False
+        steady, self._steady = self._steady, 0
+        if before.is_corrupt or packet.is_corrupt:
+            return True
+        if entry:
+            return steady >= _STEADY and step >= 3 * length
+        return isinstance(self._inspect, H264) and self._inspect.misses_between(before, packet)
 
 
 class _Parameters:
