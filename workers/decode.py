@@ -11,7 +11,7 @@ import ray
 from pipeline.decode import decode_windows
 from pipeline.errors import VideoError
 from pipeline.plan import Sampling, Segment, Windowing
-from workers.limits import memory_limit
+from workers.limits import memory_limit, room_for
 from workers.work import Decoded, DecodeOrder
 
 STARTED = "started"
@@ -27,12 +27,17 @@ def _decode_segment(
     """
     yield STARTED
     video = segment.video
+    # Some of libav's decoders drop a picture without a word when they get no memory for it (h264: "get_buffer()
+    # failed"), so room for one more is looked for beside them. 3 bytes a pixel: 10 bits, with half the chroma.
+    picture_bytes = 3 * video.width * video.height
     windows = (windowing.window(video.video_id, i, video.duration_us) for i in range(segment.first, segment.last + 1))
     try:
         with memory_limit(memory_bytes):
             began = time.perf_counter()
             for window, frames in decode_windows(video, windows, sampling):
                 decode_s = time.perf_counter() - began
+                if not room_for(picture_bytes):
+                    raise MemoryError
                 yield frames
                 yield Decoded(window, tuple(frames.time_us.tolist()), frames.lost_us, decode_s, frames.frame_bytes)
                 del frames

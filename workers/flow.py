@@ -77,6 +77,7 @@ class Progress:
     bytes_in_flight: int = 0
     peak_bytes: int = 0
     dropped_events: dict[str, int] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)  # what the replicas' models counted, at the end
     failures: list[tuple[str, str]] = field(default_factory=list)  # (uri, reason), the first MAX_NOTES
 
     def totals(self, elapsed_s: float) -> dict[str, Any]:
@@ -128,7 +129,7 @@ class Flow:
         self.progress = Progress()
         self._listing = Listing(sources)
         self._fingerprints = fingerprinting(shares.identifiers, self._limits.stall_s)
-        self._probes = probing(shares.identifiers, self._limits.stall_s, self._limits.decode_bytes)
+        self._probes = probing(shares.identifiers, self._limits.stall_s)
         self._names: dict[str, list[str]] = {}  # of videos that are being worked on
         self._seen: set[str] = set()  # video_ids of this run
         self._schedule = Schedule(
@@ -164,6 +165,7 @@ class Flow:
                 self._end_stalled()
                 self._record()
                 self._report()
+            self.progress.model = self._pool.report()
         finally:
             self._stop()
         self._report(last=True)

@@ -20,6 +20,7 @@ from workers.failures import understand
 from workers.limits import memory_limit
 
 BATCH = 16  # sources per task, once things run
+PROBE_BYTES = 2 << 30  # of private memory that opening a video may add to its process
 TRIES = 2  # for a source that ends its worker process
 
 
@@ -30,9 +31,9 @@ def _fingerprint_all(sources: Sequence[Source]) -> list[str | VideoError]:
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def _probe_all(found: Sequence[tuple[Source, str]], memory_bytes: int | None) -> list[Video | VideoError]:
+def _probe_all(found: Sequence[tuple[Source, str]]) -> list[Video | VideoError]:
     """The video behind each source and its fingerprint, or why it cannot be read."""
-    return [_probe(source, video_id, memory_bytes) for source, video_id in found]
+    return [_probe(source, video_id) for source, video_id in found]
 
 
 def _fingerprint(source: Source) -> str | VideoError:
@@ -44,14 +45,14 @@ def _fingerprint(source: Source) -> str | VideoError:
         return VideoError(source.uri, "storage", str(error))
 
 
-def _probe(source: Source, video_id: str, memory_bytes: int | None) -> Video | VideoError:
+def _probe(source: Source, video_id: str) -> Video | VideoError:
     try:
-        with memory_limit(memory_bytes):
+        with memory_limit(PROBE_BYTES):
             return probe(source.uri, source.size_bytes, video_id, (source.uri,))
     except VideoError as error:
         return error
     except MemoryError:
-        return VideoError(source.uri, "memory", "opening it needs more memory than the limit allows")
+        return VideoError(source.uri, "memory", f"opening it needs more than {PROBE_BYTES >> 20} MiB")
     except Exception as error:  # noqa: BLE001 - whatever a library does with hostile bytes, the archive goes on
         return VideoError(source.uri, "unreadable", f"{type(error).__name__}: {error}")
 
@@ -172,6 +173,6 @@ def fingerprinting(tasks: int, stall_s: float) -> Stage:
     return Stage(lambda items: _fingerprint_all.remote(items), lambda source: source.uri, tasks, stall_s)
 
 
-def probing(tasks: int, stall_s: float, memory_bytes: int | None) -> Stage:
+def probing(tasks: int, stall_s: float) -> Stage:
     """Items: (Source, fingerprint). Results: Video or VideoError."""
-    return Stage(lambda items: _probe_all.remote(items, memory_bytes), lambda item: item[0].uri, tasks, stall_s)
+    return Stage(lambda items: _probe_all.remote(items), lambda item: item[0].uri, tasks, stall_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,15 @@ def memory_limit(extra_bytes: int | None) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def room_for(size: int) -> bool:
+    """Whether this process may still get `size` bytes of private memory."""
+    try:
+        mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except (OSError, MemoryError):
+        return False
+    return True
 
 
 def _data_bytes() -> int | None:
