@@ -22,9 +22,11 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline.errors import UsageError, VideoError, VideoReason
 
-BLOCK = 512 * 1024  # smallest fetch: at 50 ms a request, half of the time goes to latency below about this size
-LONGEST_FETCH = 16 * BLOCK  # 8 MiB: where sequential reads stop doubling
-KEPT_BLOCKS = 64  # 32 MiB: the most one open object holds in memory
+# Chosen by `python -m jobs.bench.storage` among blocks of 256 KiB to 2 MiB, growth of 2 to 8, and at most 8 or 16 MiB.
+BLOCK = 512 * 1024  # what a read anywhere new fetches
+GROWTH = 8  # a read that goes on where a fetch ended fetches this many times as much ...
+LONGEST_FETCH = 16 * BLOCK  # ... up to 8 MiB
+KEPT_BLOCKS = 64  # 32 MiB: the most that one open object holds in memory
 ATTEMPTS = 3
 PAUSE_S = 0.2
 
@@ -128,8 +130,8 @@ class RangeFile(io.RawIOBase):
         if number in self._blocks:
             self._blocks.move_to_end(number)
             return self._blocks[number]
-        # A fetch that goes on where an earlier one ended takes twice as much, any other a single block.
-        count = min(2 * self._next.pop(number, 0) or 1, LONGEST_FETCH // BLOCK, -(-self.size // BLOCK) - number)
+        # A fetch that goes on where an earlier one ended takes more, any other a single block.
+        count = min(GROWTH * self._next.pop(number, 0) or 1, LONGEST_FETCH // BLOCK, -(-self.size // BLOCK) - number)
         count = next((n for n in range(1, count) if number + n in self._blocks), count)
         start, end = number * BLOCK, min((number + count) * BLOCK, self.size)
         data = self.fetch(start, end)
