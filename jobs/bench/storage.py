@@ -4,7 +4,7 @@
 
 libav opens, probes, seeks in and reads through real containers of several sizes. Its reads and seeks are noted once and
 then replayed against our block cache (pipeline/storage.py) and against the caches that fsspec opens remote files with,
-at their block size of 5 MiB. The time is worked out, not waited for: LATENCY_S for each request, its bytes at BANDWIDTH.
+at their block size of 5 MiB. The time is worked out, not waited for: LATENCY_S a request, its bytes at BANDWIDTH.
 """
 
 from __future__ import annotations
