@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 
 import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from pipeline.clock import parse_time
 from pipeline.decode.limits import DecodeLimits
 from pipeline.decode.media import has_own_zero, only, open_media, real_videos
 from pipeline.decode.pictures import displayed_size, orientation
 from pipeline.decode.timeline import Timeline
-from pipeline.errors import VideoError
+from pipeline.errors import UsageError, VideoError
 from pipeline.plan import SECOND_US, round_us
 from pipeline.video import Video
 
@@ -118,11 +120,17 @@ def _counted_us(uri: str, limits: DecodeLimits, index: int, rate: Fraction) -> i
 
 
 def _end_us(container: InputContainer, stream: VideoStream, line: Timeline) -> int:
-    """The end of the frame presented last."""
-    claimed = 0
-    if stream.duration:
+    """The end of the frame presented last; where a file is cut off before it, what the index or a tag says."""
+    header = 0
+    if stream.duration and "mov" in container.format.name:
+        header = line.us((stream.start_time or 0) + stream.duration)
+    elif tag := stream.metadata.get("DURATION"):  # Matroska
+        with suppress(UsageError):
+            header = parse_time(tag.rstrip("\0"))
+    claimed = header
+    if not claimed and stream.duration:
         claimed = line.us((stream.start_time or 0) + stream.duration)
-    elif container.duration:
+    elif not claimed and container.duration:
         claimed = (container.start_time or 0) + container.duration - line.offset_us
     rate = stream.average_rate or stream.guessed_rate
     nominal_us = round(SECOND_US / rate) if rate else 0
@@ -138,5 +146,5 @@ def _end_us(container: InputContainer, stream: VideoStream, line: Timeline) -> i
         except av.error.FFmpegError:
             return max(end_us, claimed)
         if end_us >= 0:
-            return end_us
+            return end_us if header - end_us <= SECOND_US else header
     return claimed

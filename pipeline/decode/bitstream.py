@@ -95,6 +95,8 @@ class NalUnits:
 class H264:
     """`interlaced_possible`: a packet may hold one field, so that packets and frames need not pair up."""
 
+    _frame_num_bits = 0  # 0: unknown
+
     def __init__(self, extradata: bytes) -> None:
         prefixed = len(extradata) > 6 and extradata[0] == 1
         self._nals = NalUnits((extradata[4] & 3) + 1 if prefixed else None)
@@ -102,7 +104,11 @@ class H264:
             sets = NalUnits(2)(memoryview(extradata)[6:]) if extradata[5] & 31 else iter(())
         else:
             sets = self._nals(memoryview(extradata))
-        self.interlaced_possible = any(len(n) and n[0] & 31 == 7 and not _frames_only(bytes(n)) for n in sets)
+        self.interlaced_possible = False
+        for nal in sets:
+            if len(nal) and nal[0] & 31 == 7:
+                self._frame_num_bits, frames_only = _sequence_parameters(bytes(nal))
+                self.interlaced_possible |= not frames_only
 
     def picture(self, packet: av.Packet) -> Picture:
         key = packet.is_keyframe
@@ -121,6 +127,24 @@ class H264:
                 elif kind in (7, 8):
                     parameters += bytes(nal).rstrip(b"\0")
         return _NEEDED
+
+    def misses_between(self, before: av.Packet, after: av.Packet) -> bool:
+        """Whether reference pictures are missing between two packets in decoding order (frame_num, 7.4.3)."""
+        if not self._frame_num_bits:
+            return False
+        (a, a_is_reference), (b, _) = self._frame_num(before), self._frame_num(after)
+        return a is not None and b is not None and (b - a - a_is_reference) % (1 << self._frame_num_bits) > 0
+
+    def _frame_num(self, packet: av.Packet) -> tuple[int | None, bool]:
+        for nal in self._nals(memoryview(packet)):
+            if len(nal) and 1 <= nal[0] & 31 <= 5:
+                bits = Bits(bytes(nal[1:32]).replace(b"\0\0\3", b"\0\0"))
+                try:
+                    bits.ue(), bits.ue(), bits.ue()  # first_mb_in_slice, slice_type, pic_parameter_set_id
+                    return bits.u(self._frame_num_bits), bool(nal[0] & 0x60)
+                except IndexError:
+                    break
+        return None, False
 
 
 def _recovers_at_once(sei: bytes) -> bool:
@@ -185,8 +209,11 @@ def _hvcc_sets(extradata: bytes) -> Iterator[memoryview]:
             position += 2 + size
 
 
-def _frames_only(sps: bytes) -> bool:
-    """frame_mbs_only_flag of an H.264 sequence parameter set (7.3.2.1.1); False where it cannot be read."""
+def _sequence_parameters(sps: bytes) -> tuple[int, bool]:
+    """(bits of frame_num, frame_mbs_only_flag) of an H.264 sequence parameter set (7.3.2.1.1).
+
+    (0, False) where it cannot be read, or where the colour planes are coded apart.
+    """
     bits = Bits(sps[1:].replace(b"\0\0\3", b"\0\0"))
     try:
         profile = bits.u(8)
@@ -194,14 +221,14 @@ def _frames_only(sps: bytes) -> bool:
         bits.ue()  # seq_parameter_set_id
         if profile in (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135):
             chroma = bits.ue()
-            if chroma == 3:
-                bits.u(1)
+            if chroma == 3 and bits.u(1):
+                return 0, False
             bits.ue(), bits.ue(), bits.u(1)  # bit depths, qpprime_y_zero_transform_bypass_flag
             if bits.u(1):
                 for i in range(8 if chroma != 3 else 12):
                     if bits.u(1):
                         _skip_scaling_list(bits, 16 if i < 6 else 64)
-        bits.ue()  # log2_max_frame_num_minus4
+        frame_num_bits = bits.ue() + 4
         order = bits.ue()
         if order == 0:
             bits.ue()
@@ -210,9 +237,9 @@ def _frames_only(sps: bytes) -> bool:
             for _ in range(min(bits.ue(), 255)):
                 bits.se()
         bits.ue(), bits.u(1), bits.ue(), bits.ue()  # references, gaps allowed, width, height
-        return bool(bits.u(1))
+        return frame_num_bits, bool(bits.u(1))
     except IndexError:
-        return False
+        return 0, False
 
 
 def _skip_scaling_list(bits: Bits, size: int) -> None:

@@ -44,7 +44,7 @@ def open_media(uri: str, limits: DecodeLimits, size_bytes: int | None = None) ->
         demuxing = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
         with translated(uri):
             name = f"file:{source}" if isinstance(source, str) else source
-            container = av.open(name, "r", options=options, container_options=demuxing)
+            container = av.open(name, "r", options=options, container_options=demuxing, metadata_errors="replace")
         try:
             with container, translated(uri):
                 yield container

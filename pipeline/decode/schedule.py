@@ -109,6 +109,8 @@ class Schedule:
         self._settled: int | None = None  # dts of the packet read last
         self._wanted: dict[int, Pick] = {}  # picks not yet sent
         self._last: Pick | None = None
+        self._last_hole: Pick | None = None
+        self._holes: list[tuple[int, int]] = []  # spans of time in which pictures are missing from the file
         self._end_us = 0  # of the last picture presented, as far as read
 
     def batches(self) -> Iterator[Batch]:
@@ -166,6 +168,8 @@ class Schedule:
         if entry.dts is not None:
             if self._settled is not None and entry.dts < self._settled:
                 raise Distrust("decoding time stamps run backwards")
+            if entry.after_gap and self._settled is not None:
+                self._holes.append((self._settled, max(entry.dts, entry.pts)))
             self._settled = entry.dts
         self._queue.append(entry)
         self._queue_bytes += entry.size
@@ -208,7 +212,22 @@ class Schedule:
             end_us = self._line.us(self._shown[i + 1]) if i + 1 < len(self._shown) else self._end_us
             self._last = Pick(pts, self._line.us(pts), end_us)
             self._wanted[pts] = self._last
-        self.answers.append((t, self._last))
+            self._last_hole = None
+            if self._holes and i + 1 < len(self._shown):
+                self._last_hole = self._hole_after(self._last, self._shown[i + 1])
+        self.answers.append((t, self._last_hole if self._last_hole and t >= self._last_hole.time_us else self._last))
+
+    def _hole_after(self, pick: Pick, following: int) -> Pick | None:
+        """The lost span, if pictures are missing between a pick and the frame presented next; shortens the pick."""
+        length_us = self._nominal_us
+        if not length_us or 2 * (pick.end_us - pick.time_us) <= 3 * length_us:
+            return None
+        reorder = self._line.ticks(16 * length_us)
+        if not any(a <= following and b >= pick.pts - reorder for a, b in self._holes):
+            return None
+        hole = Pick(-1, pick.time_us + length_us, pick.end_us, "lost")
+        pick.end_us = hole.time_us
+        return hole
 
     def _cheapest(self, t: int, exact: int) -> int:
         """The index in `_shown` of the frame within the tolerance of `t` that takes least decoding: an entry point

@@ -110,6 +110,7 @@ class PacketSource:
         parameters = _Parameters(self._in_band(), complete=target is None)
         first: Entry | None = None
         clock = _Clock(inspect)
+        holes_show = not self.timed(frozenset({"mov", "mp4"}))  # their index lists every picture
         for packet in self._packets():
             found = inspect.picture(packet)
             entry = found.entry and parameters.known(found.parameters)
@@ -122,7 +123,7 @@ class PacketSource:
                 continue
             else:
                 item.orphan = True
-            item.after_gap = clock.misses_before(packet, entry)
+            item.after_gap = holes_show and clock.misses_before(packet, entry)
             yield item
 
     def _seek(self, target: int | None) -> bool:
@@ -171,21 +172,30 @@ class _Clock:
     def __init__(self, inspect: Inspector) -> None:
         self._inspect = inspect
         self._before: av.Packet | None = None
-        self._steady = 0  # steps in a row as long as the packets say that their pictures last
+        self._last_pts: int | None = None  # the latest in presentation order
+        self._steady = 0  # steps in a row of the one length that the packets say their pictures last
+        self._length = 0
 
     def misses_before(self, packet: av.Packet, entry: bool) -> bool:
         before, self._before = self._before, packet
-        if before is None or before.dts is None or packet.dts is None or not before.duration:
+        if packet.pts is None:
             return False
-        step, length = packet.dts - before.dts, before.duration
-        if 2 * step <= 3 * length + 2:
-            self._steady = self._steady + 1 if abs(step - length) <= 1 else 0
+        last_pts, self._last_pts = self._last_pts, max(packet.pts, self._last_pts or packet.pts)
+        if before is None or last_pts is None or before.dts is None or packet.dts is None or not before.duration:
             return False
-        steady, self._steady = self._steady, 0
+        # Matroska has no decoding times, and what libav puts in their place shows a hole too late.
+        length = before.duration
+        step = packet.dts - before.dts
+        leap = packet.pts - last_pts if entry else step
+        steady = self._steady
+        self._steady = steady + 1 if abs(step - length) <= 1 and abs(length - self._length) <= 1 else 0
+        self._length = length
+        if 2 * leap <= 3 * length + 2:
+            return False
         if before.is_corrupt or packet.is_corrupt:
             return True
         if entry:
-            return steady >= _STEADY and step >= 3 * length
+            return steady >= _STEADY and leap >= 3 * length
         return isinstance(self._inspect, H264) and self._inspect.misses_between(before, packet)
 
 
