@@ -125,7 +125,7 @@ def test_levels_do_not_flicker_around_a_threshold() -> None:
     pictures, scene = [], SCENE.copy()
     for _ in range(80):  # the share that changes is drawn around the threshold between low and moderate
         scene = scene.copy()
-        rows = 2 + int(rng.integers(0, 8))
+        rows = 4 + int(rng.integers(0, 14))
         scene[20 : 20 + rows] = 255 - scene[20 : 20 + rows]
         pictures.append(scene)
     assert len(of(watch(frames(pictures)), "activity")) <= 4
