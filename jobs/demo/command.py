@@ -63,7 +63,7 @@ def main(args: argparse.Namespace) -> int:
         for name, events in truth.items()
     }
     _sum_up(console, truth, found, known)
-    _suggest(console, log, *questions(truth)[0])
+    _suggest(console, archive, log, *questions(truth)[0])
     return 0
 
 
@@ -192,13 +192,14 @@ def _sum_up(
         )
 
 
-def _suggest(console: Console, log: Path, name: str, second: int) -> None:
+def _suggest(console: Console, archive: Path, log: Path, name: str, second: int) -> None:
     console.print()
     console.print("Ask yourself:", style="dim")
     place = shlex.quote(str(log))
     for line in (
         f"secondsight query {place} --video {shlex.quote(name)} --at {second}",
         f"secondsight log {place}",
+        f"secondsight evaluate {place} {shlex.quote(str(archive / TRUTH_FILE))} --moment cut=1",
         f'secondsight sql {place} "select kind, count(*) from events group by kind"',
     ):
         console.print(f"  {line}", soft_wrap=True)
