@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring as _quoted
 from typing import Any
 
 from pipeline.plan import Window
@@ -81,5 +81,7 @@ class Event:
 
     def event_id(self, video_id: str, run_id: str) -> str:
         """Stable hash (16 hex digits) of what the event says, about which video, in which run."""
-        said = json.dumps([video_id, run_id, self.start_us, self.end_us, self.kind, self.text], ensure_ascii=False)
+        # The JSON list of these, put together here: the encoder takes four times as long.
+        names, texts = f"{_quoted(video_id)}, {_quoted(run_id)}", f"{_quoted(self.kind)}, {_quoted(self.text)}"
+        said = f"[{names}, {self.start_us}, {self.end_us}, {texts}]"
         return hashlib.blake2b(said.encode("utf-8", "replace"), digest_size=8).hexdigest()
