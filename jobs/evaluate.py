@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from pipeline.clock import parse_time
 from pipeline.errors import UsageError
 from pipeline.evaluate import LEVELS, Prediction, Scores, Spread, evaluate
-from pipeline.groundtruth import read_truth
+from pipeline.groundtruth import Truth, read_truth
 from pipeline.log import EventLog
 from pipeline.query import Match, Query
 
@@ -41,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    scores = score(args.log, args.truth, args.run, args.subset, parse_moments(args.moment))
+    moments = parse_moments(args.moment)
+    scores = score(args.log, read_truth(args.truth, args.subset), args.run, moments)
     print_scores(scores)
     if args.json:
         try:
@@ -55,21 +56,19 @@ def main(args: argparse.Namespace) -> int:
 
 def score(
     log: str,
-    truth: str,
+    truth: Mapping[str, Sequence[Truth]],
     run: str | None = None,
-    subset: str | None = None,
     moments: Mapping[str, int] | None = None,
 ) -> Scores:
-    """Score a log, see `pipeline.evaluate.evaluate`. Raises UsageError, LogError."""
-    true = read_truth(truth, subset)
+    """Score a log, see `pipeline.evaluate.evaluate`; videos are found by `find_videos`. Raises UsageError, LogError."""
     query = Query(log)
-    matches = find_videos(query, true, run)
+    matches = find_videos(query, truth, run)
     if not matches:
-        raise UsageError(f"{log} holds none of the {len(true)} videos of {truth}")
-    for name in sorted(set(true) - set(matches)):
+        raise UsageError(f"{log} holds none of the {len(truth)} videos of the ground truth")
+    for name in sorted(set(truth) - set(matches)):
         print(f"secondsight: {name}: not in {log}, so nothing of it counts as found", file=sys.stderr)
     predicted = {name: _predictions(query, match) for name, match in matches.items()}
-    return evaluate(true, predicted, _windows(log, matches), moments)
+    return evaluate(truth, predicted, _windows(log, matches), moments)
 
 
 def find_videos(query: Query, names: Iterable[str], run: str | None = None) -> dict[str, Match]:

@@ -200,14 +200,14 @@ class _Compared:
         return found
 
 
-def _by_kind(events: Sequence[Truth] | Sequence[Prediction]) -> dict[str, list[int]]:
+def _by_kind(events: Sequence[Truth | Prediction]) -> dict[str, list[int]]:
     found: dict[str, list[int]] = defaultdict(list)
     for i, event in enumerate(events):
         found[event.kind].append(i)
     return dict(found)
 
 
-def _spans(events: Sequence[Truth] | Sequence[Prediction], moments: Mapping[str, int]) -> Spans:
+def _spans(events: Sequence[Truth | Prediction], moments: Mapping[str, int]) -> Spans:
     spans = np.array([(e.start_us, e.end_us) for e in events], np.int64).reshape(-1, 2)
     for i, e in enumerate(events):
         if e.kind in moments:

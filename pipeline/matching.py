@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
@@ -77,17 +75,19 @@ def assign(cost: npt.NDArray[np.float64]) -> list[int]:
     return columns
 
 
-def _components(linked: npt.NDArray[np.bool_]) -> list[tuple[Sequence[int], Sequence[int]]]:
+def _components(linked: npt.NDArray[np.bool_]) -> list[tuple[list[int], list[int]]]:
     """Rows and columns that hang together by links, without those that have none."""
     columns_of = [np.flatnonzero(row).tolist() for row in linked]
     rows_of = [np.flatnonzero(column).tolist() for column in linked.T]
     seen: set[int] = set()
-    found = []
+    found: list[tuple[list[int], list[int]]] = []
     for first, touched in enumerate(columns_of):
         if first in seen or not touched:
             continue
         seen.add(first)
-        rows, columns, todo = [], set(), [first]
+        rows: list[int] = []
+        columns: set[int] = set()
+        todo = [first]
         while todo:
             row = todo.pop()
             rows.append(row)

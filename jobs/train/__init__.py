@@ -1,0 +1,1 @@
+"""Training of the bundled checkpoint: a small Qwen3-VL mixture of experts that watches the generated world."""

@@ -1,0 +1,339 @@
+"""Training of the bundled checkpoint on a tiny model: its data, its forward pass, its steps, and what it leaves."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from jobs.demo.truth import TruthEvent, events  # noqa: E402
+from jobs.train.__main__ import PROMPT, Batches, Recipe, Trainer, _giving_way, train  # noqa: E402
+from jobs.train.checkpoint import build_model, prompt_tokenizer, save_checkpoint, system_text  # noqa: E402
+from jobs.train.hints import CLASSES, hints  # noqa: E402
+from jobs.train.network import AnswerLoss, Collator, Network, experts_forward  # noqa: E402
+from jobs.train.optimizer import Muon, orthogonal  # noqa: E402
+from jobs.train.samples import ACTS, Difficulty, answer, samples, told_of  # noqa: E402
+from model.interface import Model  # noqa: E402
+from model.prompts import load_prompt  # noqa: E402
+from model.qwen3_vl.answer import parse_answer  # noqa: E402
+from pipeline.errors import UsageError  # noqa: E402
+from pipeline.event import WindowEvent, WindowEvents  # noqa: E402
+from pipeline.frames import Frames  # noqa: E402
+from pipeline.plan import SECOND_US, Window  # noqa: E402
+from pipeline.reduce import reduce_events  # noqa: E402
+
+WORLD = load_prompt(str(PROMPT))
+TOKENIZER = prompt_tokenizer(WORLD)
+TINY = Recipe(size="tiny", batch=3, warmup=2, easy_steps=1)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+# --- tokens ---
+
+
+@given(st.text(max_size=40))
+def test_any_text_can_be_written_and_read(text: str) -> None:
+    ids = TOKENIZER.encode(text, add_special_tokens=False).ids
+    assert TOKENIZER.decode(ids, skip_special_tokens=False) == text
+
+
+def test_answers_and_prompts_need_few_tokens() -> None:
+    told = [
+        TruthEvent(0, 2_300_000, "move", "the red circle moves left"),
+        TruthEvent(SECOND_US, 8_000_000, "text", "RIVER 42"),
+    ]
+    text = answer(told)
+    assert json.loads(text)["events"][1] == {
+        "start": 1.0,
+        "end": 8.0,
+        "kind": "text",
+        "text": "RIVER 42",
+        "confidence": 0.9,
+    }
+    assert len(TOKENIZER.encode(text, add_special_tokens=False).ids) == 1 + 11 + 1 + 9 + 1 + 2
+    lines = [line for line in system_text(WORLD).split("\n") if line]
+    assert len(TOKENIZER.encode(system_text(WORLD), add_special_tokens=False).ids) == len(lines) + system_text(
+        WORLD
+    ).count("\n")
+
+
+# --- samples ---
+
+
+def test_the_same_seed_gives_the_same_samples() -> None:
+    a, b = (next(samples([3, 4], WORLD, 5)) for _ in range(2))
+    assert all(np.array_equal(x.pixels, y.pixels) and x.told == y.told for x, y in zip(a, b, strict=True))
+    other = next(samples([3, 5], WORLD, 5))
+    assert any(x.told != y.told for x, y in zip(a, other, strict=True))
+
+
+def test_samples_are_what_inference_sees() -> None:
+    assert WORLD.windowing is not None
+    for batch in (next(samples([9, n], WORLD, 6)) for n in range(6)):
+        assert len({s.pixels.shape for s in batch}) == 1
+        for s in batch:
+            assert s.size[0] % 32 == s.size[1] % 32 == 0
+            assert s.frame_us[0] == 0 or 0 < s.frame_us[0] < 500_000
+            steps = np.diff(s.frame_us)
+            assert (steps >= 0).all() and len(s.frame_us) <= 16
+            parsed, whole = parse_answer(answer(s.told), WORLD.answer, WORLD.windowing.length_us, s.frame_us)
+            assert whole
+            assert [(e.start_us, e.end_us, e.kind, e.text) for e in parsed] == [
+                (e.start_us, e.end_us, e.kind, e.text) for e in s.told
+            ]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(16, 45))
+def test_right_answers_of_all_windows_make_the_whole_truth(seed: int, seconds: int) -> None:
+    """What is told of each window suffices: reduced, it is every event, once, to a tenth of a second."""
+    from jobs.demo.story import story
+
+    duration = seconds * SECOND_US
+    meant = [
+        e for e in events(story(np.random.default_rng(seed), duration, 1.6, 1.0))
+        if e.end_us < duration - SECOND_US  # what the last frame does not show cannot be told
+    ]  # fmt: skip
+    assert WORLD.windowing is not None
+    answers = []
+    for index in range(WORLD.windowing.count(duration)):
+        window = WORLD.windowing.window("v", index, duration)
+        frames = [t - window.start_us for t in range(window.start_us, window.end_us, 500_000)]
+        told = told_of(meant, window.start_us, window.end_us - window.start_us, frames, 16)
+        found = tuple(WindowEvent(e.start_us, e.end_us, e.kind, e.text) for e in told)
+        answers.append(WindowEvents(window, found))
+    reduced = reduce_events(answers, WORLD.rules, duration).events
+    unmatched = list(reduced)
+    for event in meant:
+        near = [
+            r for r in unmatched
+            if (r.kind, r.text) == (event.kind, event.text) and abs(r.start_us - event.start_us) <= 100_000
+            and (event.kind == "cut" or abs(r.end_us - event.end_us) <= 100_000)
+        ]  # fmt: skip
+        assert near, f"{event} is not among {reduced}"
+        unmatched.remove(near[0])
+    assert not unmatched
+
+
+def test_acts_are_told_only_where_half_of_them_shows() -> None:
+    frames = [i * 500_000 for i in range(16)]
+    for kind in ACTS:
+        event = TruthEvent(7 * SECOND_US, 9 * SECOND_US, kind, "x")
+        assert told_of([event], 0, 8 * SECOND_US, frames, 16) == ()
+        assert told_of([event], 5 * SECOND_US, 8 * SECOND_US, frames, 16)[0].start_us == 2 * SECOND_US
+
+
+def test_hints_tell_what_is_there() -> None:
+    batch = next(samples([1, 2], WORLD, 8, Difficulty(full=1.0)))
+    for s in batch:
+        found = hints(s)
+        assert found.shape == (len(s.frame_us) // 2, len(CLASSES))
+        assert (found >= 0).all() and (found < np.array(CLASSES)).all()
+        for event in s.told:
+            pair = next((i for i in range(len(found)) if s.frame_us[2 * i] >= event.start_us + 50_000), None)
+            if event.kind == "text" and pair is not None and s.frame_us[2 * pair] < event.end_us - 100_000:
+                assert found[pair, 18] > 0
+            if event.kind == "frozen" and pair is not None and s.frame_us[2 * pair] < event.end_us - 100_000:
+                assert found[pair, 17] == 1
+
+
+# --- the forward pass ---
+
+
+def test_forward_is_that_of_transformers() -> None:
+    torch.manual_seed(0)
+    model = build_model(TOKENIZER, "tiny")
+    with torch.no_grad():
+        for parameter in model.parameters():  # large enough for every part to matter
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    batch = Collator(model, TOKENIZER, WORLD)(next(samples([7, 7], WORLD, 3, Difficulty(aspects=(0, 1, 0, 0)))))
+    from model.qwen3_vl.patches import patchify
+    from model.qwen3_vl.sizes import PatchConfig
+
+    rows, columns = batch.video.shape[2] // 16, batch.video.shape[3] // 16
+    patches = patchify(batch.video, PatchConfig())
+    grid = torch.tensor([[len(patches) // 3, rows, columns]] * 3)
+    with torch.no_grad():
+        wanted = model(
+            input_ids=batch.ids,
+            attention_mask=batch.real.long(),
+            pixel_values_videos=patches.flatten(0, 1),
+            video_grid_thw=grid,
+            mm_token_type_ids=torch.where(batch.seen, 2, 0),
+        ).logits.flatten(0, 1)[batch.asked]
+        out = Network(model)(batch)
+        assert torch.allclose(model.lm_head(out.answers), wanted, atol=2e-5)
+    text = TOKENIZER.decode(batch.wanted.tolist(), skip_special_tokens=True)
+    assert text.startswith('{"events":[') and text.count('"start"') * 2 == int(batch.is_time.sum())
+    assert out.load.sum(1).allclose(torch.ones(2)) and out.balance >= 0.99
+
+
+def test_experts_take_each_token_once_even_where_some_get_none() -> None:
+    torch.manual_seed(1)
+    experts = build_model(TOKENIZER, "tiny").model.language_model.layers[0].mlp.experts
+    hidden = torch.randn(20, 32)
+    chosen = torch.randint(0, 3, (20, 1)).expand(20, 2) + torch.tensor([0, 1])
+    weights = torch.rand(20, 2)
+    with torch.no_grad():
+        assert torch.allclose(
+            experts_forward(experts, hidden, chosen, weights), experts(hidden, chosen, weights), atol=1e-6
+        )
+
+
+def test_near_times_cost_less_than_far_ones() -> None:
+    loss = AnswerLoss(TOKENIZER, 712, slack_s=0.12)
+    ids = [TOKENIZER.token_to_id(t) for t in ("3.0", "3.1", "5.0")]
+    wanted, is_time = torch.tensor([ids[0]]), torch.tensor([True])
+    costs = []
+    for said in ids:
+        logits = torch.zeros(1, 712)
+        logits[0, said] = 9.0
+        costs.append(float(loss(logits, wanted, is_time)))
+    assert costs[0] < costs[1] < costs[2]
+    assert float(loss(logits, torch.tensor([ids[2]]), torch.tensor([False]))) < 0.1
+
+
+# --- steps ---
+
+
+def test_muon_makes_singular_values_nearly_one() -> None:
+    torch.manual_seed(0)
+    for shape in ((3, 24, 16), (2, 16, 40)):
+        values = torch.linalg.svdvals(orthogonal(torch.randn(shape) * 7))
+        assert float(values.min()) > 0.3 and float(values.max()) < 1.4
+    stack = torch.nn.Parameter(torch.randn(4, 8, 6))
+    alone = [torch.nn.Parameter(matrix.clone()) for matrix in stack.data]
+    for parameters in ([stack], alone):
+        optimizer = Muon(parameters, lr=0.1)
+        for seed in range(2):
+            grads = torch.randn(4, 8, 6, generator=torch.Generator().manual_seed(seed))
+            for parameter, grad in zip(parameters, [grads] if parameters[0] is stack else grads, strict=True):
+                parameter.grad = grad.clone()
+            optimizer.step()
+    assert torch.allclose(stack.data, torch.stack([p.data for p in alone]), atol=1e-6)
+
+
+def test_loss_falls_on_what_is_seen_again_and_again(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path, TINY)
+    batch = Batches(TINY, WORLD)[0]
+    curve = [trainer.learn(batch, 1.0) for _ in range(40)]
+    assert curve[-1]["loss"] < 0.5 * curve[0]["loss"]
+    assert curve[-1]["hint"] < 0.7 * curve[0]["hint"]
+    assert curve[-1]["right"] > curve[0]["right"]
+
+
+def weights(trainer: Trainer) -> dict[str, Any]:
+    return {
+        f"{name}/{k}": v
+        for name in ("model", "average", "hints")
+        for k, v in trainer._modules[name].state_dict().items()
+    }
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
+    whole = Trainer(tmp_path / "whole", TINY)
+    train(whole, steps=4, decay=2, report=2, save=4)
+    train(Trainer(tmp_path / "parts", TINY), steps=2, report=2, save=2)
+    resumed = Trainer(tmp_path / "parts", TINY)
+    assert resumed.step == 2
+    train(resumed, steps=4, decay=2, report=2, save=2)
+    wanted, found = weights(whole), weights(resumed)
+    assert wanted.keys() == found.keys()
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+    lines = [json.loads(line) for line in (tmp_path / "parts" / "curve.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4]
+    with pytest.raises(UsageError, match=r"batch 3 \(now 5\)"):
+        Trainer(tmp_path / "parts", replace(TINY, batch=5))
+
+
+def test_training_waits_while_somebody_measures(tmp_path: Path) -> None:
+    lock, inside = tmp_path / "lock", threading.Event()
+
+    def step() -> None:
+        with _giving_way(lock):
+            inside.set()
+
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        thread = threading.Thread(target=step)
+        thread.start()
+        time.sleep(0.1)
+        assert not inside.is_set()
+        fcntl.flock(file, fcntl.LOCK_UN)
+        thread.join(5)
+    assert inside.is_set()
+
+
+# --- what it leaves ---
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    folder: Path = tmp_path_factory.mktemp("run")
+    trainer = Trainer(folder, TINY)
+    train(trainer, steps=1, report=1, save=1)
+    return folder / "checkpoint"
+
+
+def test_the_checkpoint_loads_in_transformers(checkpoint: Path) -> None:
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
+
+    assert AutoConfig.from_pretrained(checkpoint).model_type == "qwen3_vl_moe"
+    model, loading = AutoModelForImageTextToText.from_pretrained(checkpoint, output_loading_info=True)
+    assert not any(loading[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert model.generation_config.eos_token_id[0] == TOKENIZER.token_to_id("<|im_end|>")
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": WORLD.user}]}],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    assert text == f"<|im_start|>user\n<|video_pad|>{WORLD.user}<|im_end|>\n<|im_start|>assistant\n"
+    assert (
+        tokenizer(text, add_special_tokens=False)["input_ids"] == TOKENIZER.encode(text, add_special_tokens=False).ids
+    )
+
+
+def test_the_checkpoint_watches_by_our_own_path(checkpoint: Path) -> None:
+    from model.qwen3_vl import QwenFactory
+
+    chosen = {"prompt": str(checkpoint / "world.toml"), "precision": "float32", "max_new_tokens": 60}
+    factory = QwenFactory(str(checkpoint))
+    profile = factory.profile(chosen)
+    assert WORLD.windowing == profile.windowing
+    sample = next(samples([5, 5], WORLD, 1, Difficulty(aspects=(1, 0, 0, 0), full=1.0)))[0]
+    assert profile.sampling.size(1280, 720) == sample.size[::-1]
+    times = np.array(sample.frame_us, np.int64) + SECOND_US
+    window = Window("v", 0, SECOND_US, 9 * SECOND_US)
+    model: Model = factory.load(chosen)
+    told = model.watch([(window, Frames(sample.pixels, times, times + 500_000))])[0]
+    collated = Collator(build_model(TOKENIZER, "tiny"), TOKENIZER, WORLD)([sample])
+    assert told.input_tokens == int(collated.asked[0]) + 1  # the very prompt that it was trained on
+    assert told.answer is not None and told.answer.startswith('{"events":[')
+
+
+def test_weights_of_every_precision_are_saved(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    model = build_model(TOKENIZER, "tiny")
+    for dtype in (torch.float32, torch.bfloat16):
+        save_checkpoint(tmp_path, model, TOKENIZER, dtype)
+        stored = load_file(tmp_path / "model.safetensors")
+        assert {t.dtype for t in stored.values()} == {dtype} and stored.keys() == model.state_dict().keys()
