@@ -17,30 +17,21 @@ import glob
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import fsspec
 
 from pipeline.errors import UsageError, VideoError, VideoReason
 from pipeline.fingerprint import fingerprint
+from pipeline.patterns import VIDEO_EXTENSIONS, Filter, fixed_part, is_glob, spelt_extension
 from pipeline.storage import filesystem, local_path, object_info, stat_local, video_error
 from pipeline.video import Source
 
 __all__ = ["fingerprint", "list_sources"]
 
-VIDEO_EXTENSIONS = frozenset(
-    "." + name
-    for line in (
-        "264 265 3g2 3gp asf av1 avi divx dv f4v flv gxf h264 h265 hevc ivf m1v m2p m2t m2ts m2v m4v mj2 mjpeg mjpg",
-        "mkv mod mov mp4 mpe mpeg mpg mpv mts mxf nut obu ogm ogv ps qt rm rmvb tod trp ts vob vro webm wmv wtv y4m",
-    )
-    for name in line.split()
-)
 LIST_EXTENSIONS = frozenset((".txt", ".list", ".lst", ".m3u"))
+DEEPEST = 100  # directories below an argument
 
 
 def list_sources(
@@ -61,45 +52,8 @@ def list_sources(
         raise UsageError("no archive given: name files, directories, globs, @lists or URIs")
     for argument in arguments:
         _check(argument)
-    extensions = VIDEO_EXTENSIONS | {spelt for pattern in include if (spelt := _spelt_extension(pattern))}
-    return _distinct(arguments, _Filter(tuple(include), tuple(exclude), extensions))
-
-
-@dataclass(frozen=True, slots=True)
-class _Filter:
-    include: tuple[str, ...]
-    exclude: tuple[str, ...]
-    extensions: frozenset[str]
-
-    def excludes(self, relative: str) -> bool:
-        return any(_matches(pattern, relative) for pattern in self.exclude)
-
-    def takes(self, relative: str) -> bool:
-        """Whether patterns let this path (relative to its argument) through, ancestors included."""
-        parts = relative.split("/")
-        paths = ["/".join(parts[: n + 1]) for n in range(len(parts))]
-        included = not self.include or any(_matches(p, path) for p in self.include for path in paths)
-        return included and not any(self.excludes(path) for path in paths)
-
-    def is_video(self, name: str, spelt: str = "") -> bool:
-        extension = os.path.splitext(name)[1].lower()
-        return bool(extension) and (extension in self.extensions or extension == spelt)
-
-
-def _matches(pattern: str, relative: str) -> bool:
-    pattern = pattern.strip("/")
-    if "/" not in pattern:
-        return fnmatchcase(relative.rsplit("/", 1)[-1], pattern)
-    return fnmatchcase(relative, pattern) or fnmatchcase(relative, "*/" + pattern)
-
-
-def _spelt_extension(pattern: str) -> str:
-    extension = os.path.splitext(pattern)[1].lower()
-    return "" if glob.has_magic(extension) else extension
-
-
-def _is_glob(uri: str) -> bool:
-    return "*" in uri if uri.startswith(("http://", "https://")) else glob.has_magic(uri)
+    extensions = VIDEO_EXTENSIONS | {spelt for pattern in include if (spelt := spelt_extension(pattern))}
+    return _distinct(arguments, Filter(tuple(include), tuple(exclude), extensions))
 
 
 def _check(argument: str) -> None:
@@ -112,12 +66,12 @@ def _check(argument: str) -> None:
     path = local_path(os.path.expanduser(uri))
     if path is None:
         filesystem(uri)
-    elif not os.path.lexists(path) and (uri != argument or not _is_glob(uri)):
+    elif not os.path.lexists(path) and (uri != argument or not is_glob(uri)):
         kind = "list" if uri != argument else "file or directory"
         raise UsageError(f"{uri}: no such {kind}")
 
 
-def _distinct(arguments: Sequence[str], chosen: _Filter) -> Iterator[Source | VideoError]:
+def _distinct(arguments: Sequence[str], chosen: Filter) -> Iterator[Source | VideoError]:
     seen: set[int] = set()  # hashes: a million names in tens of megabytes
     for argument in arguments:
         found = _listed(argument[1:], chosen) if argument.startswith("@") else _expand(argument, chosen)
@@ -127,30 +81,28 @@ def _distinct(arguments: Sequence[str], chosen: _Filter) -> Iterator[Source | Vi
                 yield item
 
 
-def _listed(name: str, chosen: _Filter) -> Iterator[Source | VideoError]:
-    with _open_list(name) as lines:
-        for number, line in enumerate(lines, 1):
-            entry = line.strip().removeprefix("\ufeff")
-            if "\0" in entry:
-                raise UsageError(f"{name}: line {number} is not text: a list has one path or URI on each line")
-            if not entry or entry.startswith("#"):
-                continue
-            try:
-                yield from _expand(_beside(name, entry), chosen)
-            except UsageError as error:  # one bad line does not stop the others
-                yield VideoError(entry, "unsupported", f"line {number} of {name}: {error}")
+def _listed(name: str, chosen: Filter) -> Iterator[Source | VideoError]:
+    for number, line in enumerate(_lines(name), 1):
+        entry = line.strip().removeprefix("\ufeff")
+        if "\0" in entry:
+            raise UsageError(f"{name}: line {number} is not text: a list has one path or URI on each line")
+        if not entry or entry.startswith("#"):
+            continue
+        try:
+            yield from _expand(_beside(name, entry), chosen)
+        except UsageError as error:  # one bad line does not stop the others
+            yield VideoError(entry, "unsupported", f"line {number} of {name}: {error}")
 
 
-@contextmanager
-def _open_list(name: str) -> Iterator[TextIO]:
+def _lines(name: str) -> Iterator[str]:
     if name == "-":
-        yield sys.stdin
+        yield from sys.stdin
         return
     path = local_path(os.path.expanduser(name))
     try:
         with fsspec.open(path or name, "rt", encoding="utf-8", errors="surrogateescape") as lines:
-            yield lines
-    except (OSError, VideoError) as error:
+            yield from lines
+    except Exception as error:  # whatever a storage library raises
         raise UsageError(f"{name}: the list cannot be read: {video_error(name, error).detail}") from error
 
 
@@ -162,16 +114,16 @@ def _beside(name: str, entry: str) -> str:
     if path is None:
         return f"{name.rpartition('/')[0]}/{entry}"
     beside = os.path.join(os.path.dirname(path), entry)
-    return beside if os.path.lexists(beside) or (_is_glob(entry) and glob.glob(beside, recursive=True)) else entry
+    return beside if os.path.lexists(beside) or (is_glob(entry) and glob.glob(beside, recursive=True)) else entry
 
 
-def _expand(argument: str, chosen: _Filter) -> Iterator[Source | VideoError]:
+def _expand(argument: str, chosen: Filter) -> Iterator[Source | VideoError]:
     path = local_path(os.path.expanduser(argument))
     if path is None:
         yield from _expand_remote(argument, chosen)
     elif os.path.isdir(path):
         yield from _nonempty(argument, "no_video", _walk(path, "", chosen, ()))
-    elif os.path.lexists(path) or not _is_glob(argument):
+    elif os.path.lexists(path) or not is_glob(argument):
         name = os.path.basename(path)
         if chosen.takes(name):
             yield _local(path)
@@ -213,15 +165,18 @@ def _sized(uri: str, size: int | None) -> Source | VideoError:
     return Source(uri, size)
 
 
-def _walk(path: str, prefix: str, chosen: _Filter, above: tuple[tuple[int, int], ...]) -> Iterator[Source | VideoError]:
+def _walk(path: str, prefix: str, chosen: Filter, above: tuple[tuple[int, int], ...]) -> Iterator[Source | VideoError]:
     """Videos below a local directory. `above`: device and inode of the directories on the way, against link loops."""
     try:
         status = os.stat(path)
         here = (status.st_dev, status.st_ino)
         if here in above:
             return
+        if len(above) == DEEPEST:
+            yield _too_deep(path)
+            return
         with os.scandir(path) as entries:
-            found = sorted((entry.name, os.path.isdir(entry)) for entry in entries if entry.name[0] != ".")
+            found = sorted((entry.name, _is_directory(entry)) for entry in entries if entry.name[0] != ".")
     except OSError as error:
         yield video_error(path, error)
         return
@@ -234,9 +189,20 @@ def _walk(path: str, prefix: str, chosen: _Filter, above: tuple[tuple[int, int],
             yield _local(below)
 
 
-def _glob_local(pattern: str, chosen: _Filter) -> Iterator[Source | VideoError]:
-    spelt = _spelt_extension(pattern)
-    root = _fixed_part(pattern) or "/"
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: named as what it is when it is looked at
+        return False
+
+
+def _too_deep(uri: str) -> VideoError:
+    return VideoError(uri, "unreadable", f"{DEEPEST} directories deep: name what is below it by itself")
+
+
+def _glob_local(pattern: str, chosen: Filter) -> Iterator[Source | VideoError]:
+    spelt = spelt_extension(pattern)
+    root = fixed_part(pattern) or "/"
     for path in sorted(set(glob.iglob(pattern, recursive=True))):
         relative = os.path.relpath(path, root)
         if os.path.isdir(path):
@@ -246,7 +212,7 @@ def _glob_local(pattern: str, chosen: _Filter) -> Iterator[Source | VideoError]:
             yield _local(path)
 
 
-def _expand_remote(uri: str, chosen: _Filter) -> Iterator[Source | VideoError]:
+def _expand_remote(uri: str, chosen: Filter) -> Iterator[Source | VideoError]:
     fs, path = filesystem(uri)
     try:
         if uri.startswith(("http://", "https://")) and uri.endswith("/"):
@@ -256,7 +222,7 @@ def _expand_remote(uri: str, chosen: _Filter) -> Iterator[Source | VideoError]:
     except VideoError as error:
         if error.reason == "not_a_file":
             info = {"type": "directory"}
-        elif error.reason == "vanished" and _is_glob(uri):
+        elif error.reason == "vanished" and is_glob(uri):
             yield from _nonempty(uri, "vanished", _glob_remote(uri, fs, path, chosen))
             return
         else:
@@ -268,8 +234,11 @@ def _expand_remote(uri: str, chosen: _Filter) -> Iterator[Source | VideoError]:
         yield _sized(uri, info.get("size"))
 
 
-def _walk_remote(uri: str, fs: Any, path: str, prefix: str, chosen: _Filter) -> Iterator[Source | VideoError]:
+def _walk_remote(uri: str, fs: Any, path: str, prefix: str, chosen: Filter) -> Iterator[Source | VideoError]:
     """Videos below `path`, which `uri` + `prefix` names."""
+    if prefix.count("/") == DEEPEST:  # a web server can go on for ever
+        yield _too_deep(_below(uri, prefix))
+        return
     try:
         fs.invalidate_cache(path)
         found = sorted(fs.ls(path, detail=True), key=lambda info: info["name"])
@@ -289,11 +258,11 @@ def _walk_remote(uri: str, fs: Any, path: str, prefix: str, chosen: _Filter) -> 
             yield _remote(_below(uri, relative), fs, info)
 
 
-def _glob_remote(uri: str, fs: Any, pattern: str, chosen: _Filter) -> Iterator[Source | VideoError]:
-    spelt = _spelt_extension(pattern)
-    root = _fixed_part(pattern)
+def _glob_remote(uri: str, fs: Any, pattern: str, chosen: Filter) -> Iterator[Source | VideoError]:
+    spelt = spelt_extension(pattern)
+    root = fixed_part(pattern)
     first, chain, rest = uri.partition("::")
-    base = _fixed_part(first) + chain + rest if _is_glob(first) else _fixed_part(uri)
+    base = fixed_part(first) + chain + rest if is_glob(first) else fixed_part(uri)
     try:
         found = sorted(fs.glob(pattern, detail=True).items())
     except Exception as error:  # noqa: BLE001 - as above
@@ -316,12 +285,6 @@ def _remote(uri: str, fs: Any, info: dict[str, Any]) -> Source | VideoError:
         return _sized(uri, object_info(uri, fs, info["name"]).get("size") if size is None else size)
     except VideoError as error:
         return error
-
-
-def _fixed_part(pattern: str) -> str:
-    """What comes before the first path component with a wildcard."""
-    fixed = pattern[: min(pattern.index(c) for c in "*?[" if c in pattern)].rpartition("/")[0]
-    return fixed + "/" if fixed.endswith(":/") else fixed
 
 
 def _below(base: str, relative: str) -> str:

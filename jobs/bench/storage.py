@@ -101,8 +101,8 @@ def main(argv: list[str] | None = None) -> int:
     for name, _ in PEERS:
         theirs = [cost for cost in costs if cost.reader == name]
         time = geometric_mean(mine.seconds / other.seconds for mine, other in zip(ours_all, theirs, strict=True))
-        share = fetched(ours_all) / fetched(theirs)
-        print(f"ours / {name:11} time {time:5.2f} (geometric mean), bytes {share:5.2f} (all)")
+        less = fetched(ours_all) / fetched(theirs)
+        print(f"ours / {name:11} time {time:5.2f} (geometric mean), bytes {less:5.2f} (all)")
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:
             json.dump([asdict(cost) for cost in costs], file, indent=1)

@@ -127,6 +127,24 @@ def test_link_loops_end(tree: Path) -> None:
     assert names(tree, [str(tree)]) == [*VIDEOS, "linked/a.mp4"]
 
 
+def test_very_deep_directories_end(tmp_path: Path, web: Any) -> None:
+    deep = tmp_path
+    for _ in range(120):
+        deep = deep / "d"
+    deep.mkdir(parents=True)
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    (deep / "b.mp4").write_bytes(b"x")
+    found = list(list_sources([str(tmp_path)]))
+    assert [getattr(item, "reason", "") for item in found] == ["", "unreadable"]
+
+    class Endless(dict[str, bytes]):
+        def get(self, key: str, default: Any = None) -> bytes:  # type: ignore[override]
+            return b'<a href="on/">on</a>'
+
+    web.objects = Endless()
+    assert [item.reason for item in list_sources([f"{web.url}/"]) if isinstance(item, VideoError)] == ["unreadable"]
+
+
 def test_listing_is_lazy(tree: Path) -> None:
     found = list_sources([str(tree)])
     next(found)
@@ -179,6 +197,11 @@ def test_list_on_s3(s3_tree: str) -> None:
     assert names(s3_tree, [f"@{s3_tree}/list.txt"]) == ["a.mp4", "d/a.mov", "d/sub/c.webm"]
     with pytest.raises(UsageError, match="cannot be read"):
         list(list_sources([f"@{s3_tree}/none.txt"]))
+
+
+def test_whole_bucket(s3_tree: str) -> None:
+    bucket = s3_tree.removesuffix("/tree")
+    assert names(bucket, [bucket], include=["tree/d/*"]) == ["tree/d/a.mov", "tree/d/sub/c.webm"]
 
 
 def test_http(web: Any) -> None:
