@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import Interpolation, VideoReformatter
 
-#: Area averaging when shrinking (see jobs.bench.decode --filters), with exact chroma and rounding.
-SHRINK = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-ENLARGE = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+#: Measured from 1280x720 to 398x224 against Pillow's antialiased bicubic filter, which image processors of models use:
+#: bicubic 49 dB for 2.4 ms, area 38 dB for 1.4 ms, either 23 dB without exact chroma and rounding. Decoding the second
+#: of film around the frame takes a hundred times that millisecond.
+FILTER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 
 class Converter:
@@ -40,10 +41,7 @@ class Converter:
         return canvas
 
     def _scaled(self, frame: av.VideoFrame, width: int, height: int) -> npt.NDArray[np.uint8]:
-        shrinks = width <= frame.width and height <= frame.height
-        scaled = self._scaler.reformat(
-            frame, width, height, "rgb24", interpolation=SHRINK if shrinks else ENLARGE, threads=1
-        )
+        scaled = self._scaler.reformat(frame, width, height, "rgb24", interpolation=FILTER, threads=1)
         return scaled.to_ndarray().astype(np.uint8, copy=False)
 
 
