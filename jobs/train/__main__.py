@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from jobs.train.checkpoint import build_model, prompt_tokenizer, save_checkpoint, system_text
 from jobs.train.hints import HintHeads
-from jobs.train.network import AnswerLoss, Batch, Collator, Network, Outputs
+from jobs.train.network import CONFIDENCE, TIME, AnswerLoss, Batch, Collator, Network, Outputs
 from jobs.train.optimizer import optimizers
 from jobs.train.samples import Difficulty, samples
 from jobs.train.state import load_state, save_state
@@ -101,7 +101,7 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             out = self.network(batch)
             logits = self.model.lm_head(out.answers)
-            answer = self.loss(logits, batch.wanted, batch.is_time)
+            answer = self.loss(logits, batch.wanted, batch.role)
             hint = self.hints.loss(out.pairs, batch.hints)
             loss = answer + self.recipe.hint * hint + self.recipe.balance * out.balance
         loss.backward()
@@ -120,12 +120,13 @@ class Trainer:
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - keep)
 
     def _figures(self, batch: Batch, logits: torch.Tensor, out: Outputs) -> dict[str, float]:
-        """Share of answer tokens (without times) that are right given all before them; how far off times are (median,
-        s); the busiest expert's load over the mean, in the worst layer."""
+        """Share of answer tokens (without times and confidences) that are right given all before them; how far off
+        times are (median, s); the busiest expert's load over the mean, in the worst layer."""
         said = logits.detach().argmax(-1)
-        right = (said == batch.wanted)[~batch.is_time].float().mean()
-        tenths = self.loss.tenth[said[batch.is_time]]
-        off = (tenths - self.loss.tenth[batch.wanted[batch.is_time]]).abs().float() / 10
+        is_time = batch.role == TIME
+        right = (said == batch.wanted)[~is_time & (batch.role != CONFIDENCE)].float().mean()
+        tenths = self.loss.tenth[said[is_time]]
+        off = (tenths - self.loss.tenth[batch.wanted[is_time]]).abs().float() / 10
         off = torch.where(tenths < 0, 16.0, off)  # no time at all
         busiest = out.load.max() * out.load.shape[1]
         return {"right": right.item(), "off_s": float(off.median()) if len(off) else 0.0, "busiest": busiest.item()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,21 +21,24 @@ from transformers.vision_utils import get_vision_interpolation_indices_and_weigh
 from jobs.train.checkpoint import CHAT_TEMPLATE, MERGE, PATCH, TEMPORAL, system_text
 from jobs.train.hints import hints
 from jobs.train.samples import Sample, answer
-from jobs.train.tokens import BEFORE_TIME, MOST_TENTHS, token_id
+from jobs.train.tokens import BEFORE_CONFIDENCE, BEFORE_KIND, BEFORE_TIME, MOST_TENTHS, token_id
 from model.prompts import Prompt
 from model.qwen3_vl.patches import patchify
 from model.qwen3_vl.prompt import PromptBuilder, positions
 from model.qwen3_vl.sizes import PatchConfig
 
 PATCHES = PatchConfig(patch=PATCH, temporal=TEMPORAL, merge=MERGE)
+#: What an answer's token is: that another event comes, a start or end, a kind, a confidence, or anything else.
+PLAIN, BEGIN, TIME, KIND, CONFIDENCE = range(5)
+_NEAR_TENTHS = 3  # a time this near counts as found when the model's confidence is reckoned
 
 
 @dataclass(slots=True)
 class Batch:
     """`ids` int64 [B, L]; `at` [4, B, L] MRoPE positions; `seen` bool [B, L] vision tokens; `ends` [B * P] places in
     the flattened ids where each pair's last token stands; `video` uint8 [B * T, 3, h, w], T even; `asked` places
-    before, and `wanted` ids of, the answers' tokens, of which `is_time` are starts and ends of events; `hints`
-    [B * P, questions]; `real` bool [B, L]: not padding.
+    before, and `wanted` ids of, the answers' tokens; `role` of each of them: PLAIN, TIME, ...; `hints` [B * P,
+    questions]; `real` bool [B, L]: not padding.
     """
 
     ids: Tensor
@@ -44,7 +48,7 @@ class Batch:
     video: Tensor
     asked: Tensor
     wanted: Tensor
-    is_time: Tensor
+    role: Tensor
     hints: Tensor
     real: Tensor
 
@@ -63,7 +67,9 @@ class Collator:
         self._pad: int = token_id(tokenizer, "<|endoftext|>")
         self._pair_end: int = token_id(tokenizer, "<|vision_end|>")
         self._prompts = PromptBuilder(tokenizer, CHAT_TEMPLATE, system_text(prompt), prompt.user, MERGE, TEMPORAL)
-        self._before_time = {token_id(tokenizer, piece) for piece in BEFORE_TIME}
+        self._roles = {token_id(tokenizer, piece): TIME for piece in BEFORE_TIME}
+        self._roles |= {token_id(tokenizer, BEFORE_KIND): KIND, token_id(tokenizer, BEFORE_CONFIDENCE): CONFIDENCE}
+        self._begins = {token_id(tokenizer, piece) for piece in BEFORE_TIME[:2]}
         self._positions: dict[bytes, tuple[Tensor, int]] = {}
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
@@ -95,10 +101,14 @@ class Collator:
             torch.cat(videos),
             torch.tensor(asked),
             torch.tensor([token for a in answers for token in a]),
-            torch.tensor([before in self._before_time for a in answers for before in [-1, *a[:-1]]]),
+            torch.tensor([self._role(before, token) for a in answers for before, token in pairwise([-1, *a])]),
             torch.cat([torch.from_numpy(hints(s)) for s in samples]),
             real,
         )
+
+    def _role(self, before: int, token: int) -> int:
+        """Of an answer's token."""
+        return self._roles.get(before, BEGIN if token in self._begins else PLAIN)
 
     def _answer(self, sample: Sample) -> list[int]:
         return [*self._tokenizer.encode(answer(sample.told), add_special_tokens=False).ids, self._end]
@@ -228,20 +238,41 @@ def experts_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k
 
 
 class AnswerLoss(nn.Module):
-    """Cross-entropy of answer tokens. A time is wanted with some slack: a Gaussian of `slack_s` around it, so that
-    near misses are better than far ones."""
+    """Cross-entropy of answer tokens, with two liberties.
+
+    A time is wanted with some slack: a Gaussian of `slack_s` around it, so that near misses are better than far ones.
+    The confidence that is wanted of an event is the chance that the model itself gave to it: to there being one more
+    event, to times within 0.3 s, to its kind. So it learns to write down how sure it is while it learns to be right.
+    """
 
     def __init__(self, tokenizer: Tokenizer, vocabulary: int, slack_s: float) -> None:
         super().__init__()
         times = torch.tensor([token_id(tokenizer, f"{n // 10}.{n % 10}") for n in range(MOST_TENTHS + 1)])
         self.tenth = nn.Buffer(torch.full((vocabulary,), -1).scatter_(0, times, torch.arange(len(times))))
-        apart = (torch.arange(len(times))[:, None] - torch.arange(len(times))) / 10
-        weights = torch.exp(-0.5 * (apart / slack_s) ** 2) if slack_s else torch.eye(len(times))
-        self.times, self.near = nn.Buffer(times), nn.Buffer(weights / weights.sum(1, keepdim=True))
+        apart = (torch.arange(len(times))[:, None] - torch.arange(len(times))).abs()
+        weights = torch.exp(-0.5 * (apart / 10 / slack_s) ** 2) if slack_s else (apart == 0).float()
+        self.times, self.soft = nn.Buffer(times), nn.Buffer(weights / weights.sum(1, keepdim=True))
+        self.near = nn.Buffer((apart <= _NEAR_TENTHS).float())
+        self.levels = nn.Buffer(torch.tensor([token_id(tokenizer, f"0.{n:02}") for n in range(5, 100, 10)]))
 
-    def forward(self, logits: Tensor, wanted: Tensor, is_time: Tensor) -> Tensor:
-        """Mean over tokens. `is_time` bool: wanted tokens that are an event's start or end."""
+    def forward(self, logits: Tensor, wanted: Tensor, role: Tensor) -> Tensor:
+        """Mean over tokens."""
         chances = logits.float().log_softmax(-1)
+        is_time, is_confidence = role == TIME, role == CONFIDENCE
+        wanted = wanted.clone()
+        wanted[is_confidence] = self.levels[(self.sureness(chances.detach(), wanted, role) * 10).long().clamp(0, 9)]
         loss = -chances.gather(1, wanted[:, None])[:, 0]
-        soft = -(self.near[self.tenth[wanted[is_time]]] * chances[is_time][:, self.times]).sum(1)
+        soft = -(self.soft[self.tenth[wanted[is_time]]] * chances[is_time][:, self.times]).sum(1)
         return torch.cat((loss[~is_time], soft)).mean()
+
+    def sureness(self, chances: Tensor, wanted: Tensor, role: Tensor) -> Tensor:
+        """The chance [events] of each event, from the log chances [tokens, vocabulary] of answers one after another."""
+        told = chances.gather(1, wanted[:, None])[:, 0]
+        is_time = role == TIME
+        near = (self.near[self.tenth[wanted[is_time]]] * chances[is_time][:, self.times].exp()).sum(1)
+        told[is_time] = near.clamp(1e-9, 1).log()
+        told[(role == PLAIN) | (role == CONFIDENCE)] = 0
+        event = torch.cumsum(role == CONFIDENCE, 0) - (role == CONFIDENCE).long()
+        count = int((role == CONFIDENCE).sum())
+        sums = told.new_zeros(count + 1).index_add_(0, event, told)  # what follows the last event is dropped
+        return sums[:count].exp()

@@ -32,8 +32,10 @@ _TEXT = (
 )  # fmt: skip
 #: The pieces after which an event's start or end comes.
 BEFORE_TIME = ('{"events":[{"start":', '},{"start":', ',"end":')
+BEFORE_CONFIDENCE = '","confidence":'
+BEFORE_KIND = ',"kind":"'
 _GLUE = (
-    *BEFORE_TIME, '{"events":[', "]}", "}]}", ',"kind":"', '","confidence":', " seconds>", "system\n", "user\n",
+    *BEFORE_TIME, '{"events":[', "]}", "}]}", BEFORE_KIND, BEFORE_CONFIDENCE, " seconds>", "system\n", "user\n",
     "assistant\n",
 )  # fmt: skip
 

@@ -22,7 +22,7 @@ from jobs.demo.truth import TruthEvent, events  # noqa: E402
 from jobs.train.__main__ import PROMPT, Batches, Recipe, Trainer, _giving_way, train  # noqa: E402
 from jobs.train.checkpoint import build_model, prompt_tokenizer, save_checkpoint, system_text  # noqa: E402
 from jobs.train.hints import CLASSES, hints  # noqa: E402
-from jobs.train.network import AnswerLoss, Collator, Network, experts_forward  # noqa: E402
+from jobs.train.network import CONFIDENCE, KIND, TIME, AnswerLoss, Collator, Network, experts_forward  # noqa: E402
 from jobs.train.optimizer import Muon, orthogonal  # noqa: E402
 from jobs.train.samples import ACTS, Difficulty, answer, samples, told_of  # noqa: E402
 from model.interface import Model  # noqa: E402
@@ -64,7 +64,7 @@ def test_answers_and_prompts_need_few_tokens() -> None:
         "end": 8.0,
         "kind": "text",
         "text": "RIVER 42",
-        "confidence": 0.9,
+        "confidence": 0.05,
     }
     assert len(TOKENIZER.encode(text, add_special_tokens=False).ids) == 1 + 11 + 1 + 9 + 1 + 2
     lines = [line for line in system_text(WORLD).split("\n") if line]
@@ -180,7 +180,7 @@ def test_forward_is_that_of_transformers() -> None:
         out = Network(model)(batch)
         assert torch.allclose(model.lm_head(out.answers), wanted, atol=2e-5)
     text = TOKENIZER.decode(batch.wanted.tolist(), skip_special_tokens=True)
-    assert text.startswith('{"events":[') and text.count('"start"') * 2 == int(batch.is_time.sum())
+    assert text.startswith('{"events":[') and text.count('"start"') * 2 == int((batch.role == TIME).sum())
     assert out.load.sum(1).allclose(torch.ones(2)) and out.balance >= 0.99
 
 
@@ -199,14 +199,48 @@ def test_experts_take_each_token_once_even_where_some_get_none() -> None:
 def test_near_times_cost_less_than_far_ones() -> None:
     loss = AnswerLoss(TOKENIZER, 712, slack_s=0.12)
     ids = [TOKENIZER.token_to_id(t) for t in ("3.0", "3.1", "5.0")]
-    wanted, is_time = torch.tensor([ids[0]]), torch.tensor([True])
+    wanted, role = torch.tensor([ids[0]]), torch.tensor([TIME])
     costs = []
     for said in ids:
         logits = torch.zeros(1, 712)
         logits[0, said] = 9.0
-        costs.append(float(loss(logits, wanted, is_time)))
+        costs.append(float(loss(logits, wanted, role)))
     assert costs[0] < costs[1] < costs[2]
-    assert float(loss(logits, torch.tensor([ids[2]]), torch.tensor([False]))) < 0.1
+    assert float(loss(logits, torch.tensor([ids[2]]), torch.tensor([KIND]))) < 0.1
+
+
+def test_the_confidence_wanted_is_the_chance_that_was_given() -> None:
+    told = [
+        [
+            TruthEvent(0, 2_300_000, "move", "the red circle moves left"),
+            TruthEvent(SECOND_US, 8_000_000, "text", "RIVER"),
+        ],
+        [TruthEvent(0, 2_300_000, "cut", "cut")],
+        [],
+    ]
+    batch = next(samples([1, 1], WORLD, 3, Difficulty(full=1.0)))
+    given = [replace(s, told=tuple(t)) for s, t in zip(batch, told, strict=True)]
+    collated = Collator(build_model(TOKENIZER, "tiny"), TOKENIZER, WORLD)(given)
+    loss = AnswerLoss(TOKENIZER, 712, slack_s=0.12)
+    logits = torch.full((len(collated.wanted), 712), -20.0)
+    logits[torch.arange(len(collated.wanted)), collated.wanted] = 20.0  # sure of everything, but:
+    kinds = (collated.role == KIND).nonzero()[:, 0]
+    logits[kinds[1], collated.wanted[kinds[0]]] = 20.0  # the second kind might be the first one
+    times = (collated.role == TIME).nonzero()[:, 0]
+    logits[times[5]] = -20.0
+    logits[times[5], TOKENIZER.token_to_id("2.4")] = 20.0  # near the end of the third event
+    found = loss.sureness(logits.log_softmax(-1), collated.wanted, collated.role)
+    assert found.tolist() == pytest.approx([1.0, 0.5, 1.0])
+    levels = [TOKENIZER.id_to_token(int(i)) for i in loss.levels]
+    assert levels[0] == "0.05" and levels[9] == "0.95"
+    sure = (collated.role == CONFIDENCE).nonzero()[:, 0]
+    logits[sure] = -20.0
+    logits[sure, loss.levels[torch.tensor([9, 5, 9])]] = 20.0
+    logits[kinds[1], collated.wanted[kinds[0]]] = logits[times[5], collated.wanted[times[5]]] = 19.9
+    logits[times[5], TOKENIZER.token_to_id("2.4")] = -20.0
+    before = float(loss(logits, collated.wanted, collated.role))
+    logits[sure[0], loss.levels[9]], logits[sure[0], loss.levels[2]] = -20.0, 20.0
+    assert float(loss(logits, collated.wanted, collated.role)) > before + 0.5
 
 
 # --- steps ---
