@@ -83,6 +83,10 @@ class PacketSource:
         """Whether the container is one of `formats` (libav's short names)."""
         return not formats.isdisjoint(self._container.format.name.split(","))
 
+    def first_video(self) -> int:
+        """The index of the container's first video stream."""
+        return min(stream.index for stream in self._container.streams.video)
+
     def read(self, at_pts: int) -> Iterator[Entry]:
         """Entries from an entry point at or before `at_pts`, or from the start of the stream.
 
