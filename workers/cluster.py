@@ -43,13 +43,7 @@ def cluster(address: str | None = None, cpus: int | None = None) -> Iterator[Clu
     ray_worker.print_to_stdstream = lambda *args, **kwargs: None
     try:
         if ours:
-            ray.init(
-                address="local",
-                num_cpus=cpus or max(2, len(os.sched_getaffinity(0))),
-                include_dashboard=False,
-                log_to_driver=False,
-                configure_logging=False,
-            )
+            start_local(cpus)
         else:
             ray.init(address=address, log_to_driver=False, configure_logging=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -59,3 +53,15 @@ def cluster(address: str | None = None, cpus: int | None = None) -> Iterator[Clu
         yield Cluster(ray.cluster_resources(), ours)
     finally:
         ray.shutdown()
+
+
+def start_local(cpus: int | None = None) -> None:
+    """Start a Ray cluster on this machine for this process, which says nothing and ends with it."""
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    ray.init(
+        address="local",
+        num_cpus=cpus or max(2, len(os.sched_getaffinity(0))),
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+    )
