@@ -124,7 +124,7 @@ class Pace:
     swing: float
 
 
-#: still: a tripod, something barely moves; low: things move before a tripod; moderate: a hand, a slow pan; high: whip pans.
+#: still: a tripod, one thing barely moves; low: a tripod, things move; moderate: a hand, a slow pan; high: whip pans.
 PACES = {
     "still": Pace(0.0, 0.0, 1, 0.015),
     "low": Pace(0.0, 0.0, 2, 0.08),

@@ -82,12 +82,12 @@ def same_place(measures: Measures, i: int, j: int, thresholds: Thresholds) -> bo
 
 
 def cut_event(measures: Measures, i: int, margin: float) -> WindowEvent:
-    """A moment: the new shot's first sampled frame. The cut lies at most `uncertainty_us` before it."""
+    """A moment: the time of the new shot's first sampled frame. The cut lies at most `uncertainty_us` before it."""
     gap = int(measures.time_us[i] - measures.end_us[i - 1])
     at = max(0, int(measures.time_us[i]))
     return WindowEvent(
         start_us=at,
-        end_us=max(at, int(measures.end_us[i])),
+        end_us=at,
         kind="cut",
         text="cut",
         confidence=round(min(1.0, 0.5 + 2.5 * margin), 3),

@@ -33,11 +33,12 @@ ALGORITHM_VERSION = 1
 SAMPLING = Sampling(fps=Fraction(4), short_side=360)
 WINDOWING = Windowing(length_us=20 * SECOND_US, overlap_us=3 * SECOND_US)
 
+#: Transitions and levels are judged by what comes before and after: in an overlap, the window that sees more decides.
 RULES: dict[str, KindRule] = {
-    "cut": KindRule(point=True, gap_us=10_000),
-    "dissolve": KindRule(),
-    "fade_in": KindRule(),
-    "fade_out": KindRule(),
+    "cut": KindRule(point=True, exclusive=True),
+    "dissolve": KindRule(exclusive=True),
+    "fade_in": KindRule(exclusive=True),
+    "fade_out": KindRule(exclusive=True),
     "black": KindRule(gap_us=SECOND_US // 4),
     "blank": KindRule(gap_us=SECOND_US // 4),
     "frozen": KindRule(min_us=Thresholds().frozen_min_us),

@@ -27,10 +27,11 @@ class Track:
 
     @property
     def text(self) -> str:
-        """What was read most surely: the reading with the highest sum of scores."""
+        """What was read most surely: the reading with the highest sum of scores times length, for readings more often
+        lack letters than they have some too many."""
         votes: dict[str, float] = defaultdict(float)
         for _, line in self.reads:
-            votes[line.text] += line.score
+            votes[line.text] += line.score * len(line.text)
         return max(votes, key=lambda t: (votes[t], len(t), t))
 
     @property

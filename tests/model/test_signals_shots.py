@@ -5,32 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from jobs.bench.footage import Clip, Editor, Scene, flash, mix
-from model.signals.model import RULES, WINDOWING, SignalSettings, SignalsModel
+from model.signals.model import RULES, SAMPLING, WINDOWING, SignalSettings, SignalsModel
+from pipeline.decode import decode_windows
 from pipeline.event import Event
 from pipeline.frames import Frames
 from pipeline.plan import SECOND_US, Windowing
+from pipeline.probe import probe
 from pipeline.reduce import reduce_events
 
 RATE = 20
 
 
-def new_clip(seed: int) -> Clip:
-    return Clip("test", 320, 180, Fraction(RATE), seed, noise=2.0)
+def new_clip(seed: int, rate: int = RATE) -> Clip:
+    return Clip("test", 320, 180, Fraction(rate), seed, noise=2.0)
 
 
 def sampled(clip: Clip, fps: int = 4, jitter: int = 0) -> Frames:
-    """Every (20 / fps)-th frame, moved by up to `jitter` frames where times shall be irregular."""
+    """Every (rate / fps)-th frame, moved by up to `jitter` frames where times shall be irregular."""
     rng = np.random.default_rng(clip.seed)
-    wanted = [max(0, i + int(rng.integers(-jitter, jitter + 1))) for i in range(0, clip.frames, RATE // fps)]
+    rate = int(clip.rate)
+    wanted = [max(0, i + int(rng.integers(-jitter, jitter + 1))) for i in range(0, clip.frames, rate // fps)]
     pictures = {i: p for i, p in enumerate(clip.pictures()) if i in set(wanted)}
     index = np.array(sorted(pictures))
-    step_us = SECOND_US // RATE
+    step_us = SECOND_US // rate
     return Frames(np.stack([pictures[i] for i in index]), index * step_us, (index + 1) * step_us)
 
 
@@ -70,7 +74,7 @@ def test_a_cut_is_the_first_frame_of_the_new_shot(seed: int, jitter: int) -> Non
     frames = sampled(edit(seed, "cut"), jitter=jitter)
     first = int(np.searchsorted(frames.time_us, 3 * SECOND_US))
     (cut,) = [e for e in watch(frames) if e.kind in TRANSITIONS]
-    assert (cut.kind, cut.start_us, cut.end_us) == ("cut", frames.time_us[first], frames.end_us[first])
+    assert (cut.kind, cut.start_us, cut.end_us) == ("cut", frames.time_us[first], frames.time_us[first] + 1)
     assert cut.start_us - cut.attributes["uncertainty_us"] == frames.end_us[first - 1] <= 3 * SECOND_US
     assert cut.evidence_us == (frames.time_us[first - 1], frames.time_us[first])
 
@@ -114,7 +118,7 @@ def test_distractors_are_no_transitions(distractor: Callable[..., Callable[[int]
 
 def test_windows_and_the_whole_say_the_same() -> None:
     """Short windows, whose seams fall on shots, states and transitions, give the events of one long window."""
-    clip = new_clip(5)
+    clip = new_clip(5, rate=4)
     Editor(clip, np.random.default_rng(5)).run(30, ("low", "moderate"), ("cut", "black", "frozen", "fade"))
     frames = sampled(clip)
     whole = watch(frames, Windowing(60 * SECOND_US, 0))
@@ -131,3 +135,17 @@ def test_a_cut_within_grey_footage_needs_no_colour() -> None:
     frames = sampled(edit(2, "cut"))
     grey = np.stack([cv2.cvtColor(cv2.cvtColor(p, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) for p in frames.pixels])
     assert [k for k, _, _ in spans(watch(Frames(grey, frames.time_us, frames.end_us)), *TRANSITIONS)] == ["cut"]
+
+
+@pytest.mark.parametrize("stream_index", [0, 3])
+def test_real_footage(shared_videos: Path, stream_index: int) -> None:
+    """Both renditions of the NASA clip: a dissolve from 5.0 to 6.0 s and a cut at 8.2 s, as seen by eye."""
+    path = shared_videos / "nasa_13013.mp4"
+    video = probe(str(path), path.stat().st_size, "nasa", (str(path),), stream_index)
+    windows = [WINDOWING.window("nasa", i, video.duration_us) for i in range(WINDOWING.count(video.duration_us))]
+    answers = SignalsModel(SignalSettings(text=False)).watch(list(decode_windows(video, windows, SAMPLING)))
+    events = reduce_events(answers, RULES, video.duration_us).events
+    (dissolve, cut) = spans(list(events), *TRANSITIONS)
+    assert dissolve == ("dissolve", pytest.approx(5.0, abs=0.05), pytest.approx(6.0, abs=0.05))
+    assert cut == ("cut", pytest.approx(8.24, abs=0.01), pytest.approx(8.24, abs=0.01))
+    assert {e.kind for e in events} == {"dissolve", "cut", "activity"}

@@ -93,9 +93,9 @@ def test_pictures_without_text_give_none(model: SignalsModel) -> None:
 
 
 def test_the_change_test_sees_the_smallest_word_come_and_go() -> None:
-    """One read before, one with, one after: for every size and style that is legible, wherever it stands."""
-    for style in STYLES[:5]:
-        for size_px in (8, 11, 16):
+    """One read before, one with, one after: for small sizes, in several styles."""
+    for style in STYLES[:3]:
+        for size_px in (8, 16):
             clip = scene_clip(6, "still")
             place_caption(clip, "no", style, size_px, 8, 8, (0.4, 0.6))
             chosen = frames_to_read(sampled(clip), Thresholds())
