@@ -177,7 +177,13 @@ def combine(outputs: Tensor, where: Tensor, weights: Tensor) -> Tensor:
 
 def sort_pairs(expert: Tensor, experts: int) -> tuple[Tensor, Tensor]:
     """Order of the pairs by expert (stable) and pairs per expert, for `expert` [P] in [0, experts)."""
-    return expert.argsort(stable=True), torch.bincount(expert, minlength=experts)
+    return expert.argsort(stable=True), tally(expert, experts)
+
+
+def tally(values: Tensor, bins: int) -> Tensor:
+    """How often each of 0 .. bins - 1 occurs in `values` (torch.bincount, without its wait for a GPU)."""
+    counts = torch.zeros(bins, dtype=torch.int64, device=values.device)
+    return counts.scatter_add_(0, values, torch.ones_like(values, dtype=torch.int64))
 
 
 def inverse(order: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from model.experts.compute import tally
+
 ALIGN = 16  # bytes; so that the parts of a packed row can be viewed as numbers
 
 
@@ -49,7 +51,7 @@ def dispatch(x: Tensor, rank_of: Tensor, slot_of: Tensor, group: dist.ProcessGro
     slots = torch.where(rank_of[token] == target[:, None], slot_of[token], -1).to(torch.int32)
 
     # Rows and pairs for each rank, so that everyone can make room.
-    pairs = torch.bincount(rank_of.reshape(-1), minlength=ranks)
+    pairs = tally(rank_of.reshape(-1), ranks)
     sizes = torch.stack([goes.sum(1), pairs], 1)
     sizes_in = torch.empty_like(sizes)
     dist.all_to_all_single(sizes_in, sizes, group=group)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from model.experts.compute import tally
 from model.experts.placement import Placement, imbalance
 
 Phase = Literal["dispatch", "compute", "combine"]
@@ -54,7 +55,7 @@ class RoutingMetrics:
 
     def count(self, layer: int, chosen: Tensor) -> None:
         """Add the router's choices [T, k] of one layer."""
-        self.tokens[layer] += torch.bincount(chosen.reshape(-1), minlength=self.tokens.shape[1])
+        self.tokens[layer] += tally(chosen.reshape(-1), self.tokens.shape[1])
         self.forwards += layer == 0
 
     @contextmanager

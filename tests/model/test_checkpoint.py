@@ -165,6 +165,23 @@ def test_over_fsspec_as_from_disk(tiny: ModuleType, folder: Path, moe: Any) -> N
     assert loaded.checkpoint.weights_hash == open_checkpoint(str(folder)).weights_hash
 
 
+def test_a_hub_id_comes_from_the_cache_when_offline(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    repository = tmp_path / "models--someone--tiny"
+    shutil.copytree(folder, repository / "snapshots" / "0123")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0123")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    assert open_checkpoint("someone/tiny").weights_hash == open_checkpoint(str(folder)).weights_hash
+    with pytest.raises(ModelError, match="someone/other: no such directory here, and the hub does not give it"):
+        open_checkpoint("someone/other")
+
+
 def test_the_weights_hash_knows_weights_not_files(tiny: ModuleType, moe: Any, folder: Path, copy: Path) -> None:
     one_file = tiny.save(moe, copy / "one", "per_expert")
     checkpoint = open_checkpoint(str(one_file))
