@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from pipeline.errors import LogError, UsageError
 if TYPE_CHECKING:
     from model.interface import ModelProfile
     from pipeline.config import RunConfig
+    from pipeline.log import EventLog
     from workers.flow import Limits, Progress
 
 DESCRIPTION = """\
@@ -86,6 +88,7 @@ def run(
     ranks: int | None = None,
     prompt: str | None = None,
     precision: str | None = None,
+    expert_placement: str | None = None,
     fps: float | str | Fraction | None = None,
     window_s: float | None = None,
     overlap_s: float | None = None,
@@ -103,10 +106,10 @@ def run(
 ) -> RunSummary:
     """Watch `archive` and commit what happens to the event log at `log`. What is left None is the model's default.
 
-    `settings` go to the model, and so do `ranks`, `prompt` and `precision` (of a Qwen3-VL).
-    `replicas`: None for as many as fit. `address`: of a Ray cluster; by default
-    $RAY_ADDRESS, else one is started here for this run. `on_start` is called with lines for the user before the work
-    begins, `on_progress` about ten times a second while it runs.
+    `settings` go to the model, and so do `ranks`, `prompt`, `precision` and `expert_placement` (of a Qwen3-VL).
+    `replicas`: None for as many as fit. `address`: of a Ray cluster; by default $RAY_ADDRESS, else one is started here
+    for this run. `on_start` is called with lines for the user before the work begins, `on_progress` about ten times a
+    second while it runs.
 
     Raises UsageError for a call that cannot be meant, ModelError and LogError where model or log cannot be used;
     what is finished by then is in the log, and so it is after KeyboardInterrupt.
@@ -117,7 +120,7 @@ def run(
     from pipeline.log import EventLog
 
     say = on_start or (lambda line: None)
-    wishes = {"ranks": ranks, "prompt": prompt, "precision": precision}
+    wishes = {"ranks": ranks, "prompt": prompt, "precision": precision, "expert_placement": expert_placement}
     settings = {**(settings or {}), **{name: wish for name, wish in wishes.items() if wish is not None}}
     model = os.path.abspath(model) if os.path.isdir(model) else model  # workers may stand in another directory
     factory = find_model(model)
@@ -155,7 +158,8 @@ def run(
 
     with cluster(address) as machines:
         if isinstance(factory, Placeable):
-            settings = factory.for_cluster(settings, machines.resources)
+            counted = partial(_counted_before, event_log, config.weights_hash)
+            settings = factory.for_cluster(settings, machines.resources, counted)
             profile = factory.profile(settings)
         shares = share_out(machines.resources, profile, replicas, elastic=not machines.ours)
 
@@ -182,6 +186,8 @@ def run(
         try:
             flow.run()
             status = "done"
+            if isinstance(factory, Placeable):
+                flow.progress.model = factory.summarise(settings, flow.progress.model)
         except (KeyboardInterrupt, SystemExit):
             status = "stopped"
             raise
@@ -245,6 +251,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument("--prompt", metavar="NAME", help="what a Qwen3-VL is asked: events, ocr, ..., or a .toml file")
     model.add_argument("--ranks", type=int, metavar="N", help="processes (GPUs) that share the experts of one replica")
+    model.add_argument(
+        "--expert-placement",
+        choices=("contiguous", "measured"),
+        help="which rank holds which experts; measured: by the routing of the last run in LOG (default: contiguous)",
+    )
     model.add_argument("--precision", choices=("float32", "bf16"), help="of the weights (default: as stored)")
     model.add_argument(
         "--set",
@@ -281,6 +292,7 @@ def main(args: argparse.Namespace) -> int:
             ranks=args.ranks,
             prompt=args.prompt,
             precision=args.precision,
+            expert_placement=args.expert_placement,
             fps=args.fps,
             window_s=_seconds(args.window),
             overlap_s=_seconds(args.overlap),
@@ -353,6 +365,17 @@ def _run_record(run_id: str, config: RunConfig, started: float, resources: Mappi
         },
         started_us=int(started * 1e6),
     )
+
+
+def _counted_before(log: EventLog, weights_hash: str) -> Mapping[str, Any] | None:
+    """What the model's replicas counted in the last run of the same weights that is in the log."""
+    from pipeline.log.sql import select
+
+    runs = select(log.snapshot(), "select weights_hash, totals from runs order by started_at_us desc").to_pylist()
+    for run in runs:
+        if run["weights_hash"] == weights_hash and (counted := json.loads(run["totals"] or "{}").get("model")):
+            return dict(counted)
+    return None
 
 
 def _code_version() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast, runtime_checkable
 
 from model.interface import Model, ModelProfile
@@ -39,12 +39,20 @@ class Placeable(Protocol):
     """A factory whose settings depend on the machines; asked once, in the driver, when the cluster is known."""
 
     def for_cluster(
-        self, settings: Mapping[str, Any], resources: Mapping[str, float], counted: Mapping[str, Any] | None = None
+        self,
+        settings: Mapping[str, Any],
+        resources: Mapping[str, float],
+        counted: Callable[[], Mapping[str, Any] | None],
     ) -> dict[str, Any]:
         """The settings to load with, self-contained: no file of the driver's machine. The identity stays the same.
 
-        `counted`: the report (`model.interface.Reporting`) of an earlier run with the same weights, if there is one.
+        `resources`: of the cluster, as Ray names them. `counted` looks up the report (`model.interface.Reporting`) of
+        the last run with the same weights, if there is one.
         """
+        ...
+
+    def summarise(self, settings: Mapping[str, Any], counted: Mapping[str, Any]) -> dict[str, Any]:
+        """A run's report with what follows from it (rates, imbalance) added, for the run's row."""
         ...
 
 

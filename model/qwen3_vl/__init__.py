@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from model.checkpoint.index import Checkpoint, open_checkpoint
+from model.experts.placement import Placement, imbalance
 from model.interface import Model, ModelIdentity, ModelProfile
 from model.prompts import Prompt, load_prompt, parse_prompt, read_prompt
 from model.qwen3_vl.answer import answer_instructions
 from model.qwen3_vl.files import read_text_files
-from pipeline.errors import UsageError
+from pipeline.errors import ModelError, UsageError
 from pipeline.plan import Sampling, Windowing
 
 if TYPE_CHECKING:
@@ -73,6 +76,17 @@ class QwenSettings:
                 raise UsageError(f"{name} = {value!r}: must be a whole number, {least} at least")
         return chosen
 
+    def placement(self, layers: int, experts: int) -> Placement:
+        """Which rank holds which experts. Raises ModelError for a measured load of another shape."""
+        if self.expert_placement == "contiguous" or not self.expert_load:
+            return Placement.contiguous(layers, experts, self.ranks)
+        found = Placement.measured(self.expert_load, self.ranks, self.expert_replicas)
+        if (found.layers, found.experts) != (layers, experts):
+            raise ModelError(
+                f"the measured load is of {found.layers} layers of {found.experts} experts, not of this model"
+            )
+        return found
+
     @property
     def windows_at_once(self) -> int:
         return self.batch_windows or (16 if self.device == "cuda" else 4)
@@ -128,17 +142,40 @@ class QwenFactory:
         )
 
     def for_cluster(
-        self, settings: Mapping[str, Any], resources: Mapping[str, float], counted: Mapping[str, Any] | None = None
+        self,
+        settings: Mapping[str, Any],
+        resources: Mapping[str, float],
+        counted: Callable[[], Mapping[str, Any] | None],
     ) -> dict[str, Any]:
-        """The same settings for the machines of a cluster (`ray.cluster_resources()`): a prompt file's content goes
-        along, and where there are GPUs and nothing else is said they are used. `counted`: what replicas of these
-        weights reported in an earlier run; its routing decides a measured expert placement."""
+        """A prompt file's content goes along; where there are GPUs and nothing else is said they are used; a measured
+        expert placement goes by the routing of the last run (there is none yet: contiguous)."""
         placed = {"device": "cuda" if resources.get("GPU") else "cpu", **settings}
-        if placed.get("expert_placement") == "measured" and counted and "routing" in counted:
-            placed.setdefault("expert_load", counted["routing"]["tokens"])
+        if placed.get("expert_placement") == "measured" and "expert_load" not in placed:
+            placed["expert_load"] = ((counted() or {}).get("routing") or {}).get("tokens")
         if "prompt" in placed and "prompt_text" not in placed:
             placed["prompt_text"] = read_prompt(placed["prompt"])
         return placed
+
+    def summarise(self, settings: Mapping[str, Any], counted: Mapping[str, Any]) -> dict[str, Any]:
+        """Adds tokens per second of one rank, and largest over mean load of the experts and of the ranks (the mean of
+        the layers; 1.0: balanced)."""
+        told = dict(counted)
+        for phase in ("prefill", "decode"):
+            if told.get(f"{phase}_s"):
+                told[f"{phase}_tokens_per_rank_s"] = told[f"{phase}_tokens"] / told[f"{phase}_s"]
+        if routing := told.get("routing"):
+            load = np.asarray(routing["tokens"])
+            placement = QwenSettings.of(settings).placement(*load.shape)
+            ranks = [
+                imbalance([sum(layer[e] / np.sum([e in h for h in held]) for e in mine) for mine in held])
+                for layer, held in zip(load, placement.held, strict=True)
+            ]
+            told["routing"] = {
+                **routing,
+                "expert_imbalance": float(np.mean([imbalance(layer) for layer in load])),
+                "rank_imbalance": float(np.mean(ranks)),
+            }
+        return told
 
     def load(self, settings: Mapping[str, Any]) -> Model:
         """The whole model in this process."""

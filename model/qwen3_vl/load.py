@@ -39,7 +39,7 @@ def load_watcher(
         raise ModelError(f"{path}: no GPU that torch can use here: install a CUDA build of torch, or choose the CPU")
     placement = None
     if ranks > 1 and chosen.expert_placement == "measured" and chosen.expert_load:
-        placement = Placement.measured(np.asarray(chosen.expert_load), ranks, chosen.expert_replicas)
+        placement = Placement.measured(chosen.expert_load, ranks, chosen.expert_replicas)
     loaded = load_qwen3_vl(path, rank, ranks, group, DTYPES[chosen.precision], chosen.device, placement)
     loaded.model.eval()
     files = read_text_files(loaded.checkpoint.source)

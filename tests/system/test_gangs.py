@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,11 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from jobs.run import configure, run  # noqa: E402
+from jobs.run import _counted_before, configure, run  # noqa: E402
 from model.registry import find_model  # noqa: E402
 from pipeline.archive import fingerprint  # noqa: E402
 from pipeline.decode import decode_windows  # noqa: E402
+from pipeline.log import EventLog  # noqa: E402
 from pipeline.probe import probe  # noqa: E402
 from pipeline.reduce import reduce_events  # noqa: E402
 from pipeline.video import Source  # noqa: E402
@@ -107,8 +110,19 @@ def test_a_killed_rank_leaves_the_log_whole(archive: Path, checkpoint: tuple[str
 
     log = tmp_path / "log"
     summary = run(str(archive), str(log), model, settings=settings, ranks=2, replicas=2, on_progress=kill_one)
+    assert (summary.videos, summary.failed, summary.quarantined) == (3, 0, 0), summary.failures
     assert killed and max(deaths) == 1
-    assert (summary.videos, summary.failed, summary.quarantined) == (3, 0, 0)
+
+    # What the ranks counted is in the run's row, and the next run can place its experts by it.
+    (row,) = rows(log, "runs")
+    routing = json.loads(row["totals"])["model"]["routing"]
+    assert np.asarray(routing["tokens"]).shape == (4, 8) and routing["bytes_sent"] > 0
+    assert 1 <= routing["rank_imbalance"] <= 2 and routing["expert_imbalance"] >= routing["rank_imbalance"]
+    assert set(routing["seconds"]) == {"dispatch", "compute", "combine"}
+    counted = partial(_counted_before, EventLog.open(str(log)), row["weights_hash"])
+    wish = {**settings, "ranks": 2, "expert_placement": "measured"}
+    placed = find_model(model).for_cluster(wish, {}, counted)  # type: ignore[attr-defined]
+    assert placed["expert_load"] == routing["tokens"]
 
     # What one process says that watches each clip alone.
     factory = find_model(model)
