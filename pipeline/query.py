@@ -279,9 +279,13 @@ def as_table(batches: Sequence[RecordBatch]) -> pa.Table:
     tables = []
     for batch in batches:
         found = pa.table(batch)
-        have = set(found.column_names)
-        columns = [found[f.name] if f.name in have else pa.nulls(found.num_rows, f.type) for f in EVENTS]
-        tables.append(pa.table(columns, names=EVENTS.names).cast(EVENTS))
+        if found.schema.names != EVENTS.names or found.schema.types != EVENTS.types:  # written by others, or long ago
+            have = set(found.column_names)
+            columns = [found[f.name] if f.name in have else pa.nulls(found.num_rows, f.type) for f in EVENTS]
+            found = pa.table(columns, names=EVENTS.names).cast(EVENTS)
+        tables.append(found)
+    if len(tables) == 1:
+        return tables[0]
     return pa.concat_tables(tables) if tables else EVENTS.empty_table()
 
 

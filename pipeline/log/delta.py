@@ -16,7 +16,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, RemoveAction
 
 from pipeline.errors import LogError
-from pipeline.log.protocol import PARTITION, DataFile, read_commit
+from pipeline.log.protocol import PARTITION, DataFile, commit_path, read_commit
 from pipeline.log.schema import SCHEMA_KEY, SCHEMA_VERSION, table_schema
 from pipeline.log.store import Store
 
@@ -133,6 +133,7 @@ class Delta:
             return self._is_ours(before + 1, add, remove)
         except (DeltaError, OSError) as error:
             raise LogError(f"{self.store.uri}: cannot commit version {before + 1}: {_said(error)}") from error
+        self.store.sync([commit_path(before + 1)])
         self.refresh()
         return True
 

@@ -31,8 +31,12 @@ from pipeline.errors import LogError
 MAGIC = b"SSINDEX1"
 ENTRY, NAMES = b"V", b"N"
 KEY = 16
-BUCKET_KEYS = 64
 _SPAN = struct.Struct("<16sQIIIqqIH")  # file, offset, length, row, rows, start_us, end_us, template, footer bytes
+
+
+def bucket_keys(keys: int) -> int:
+    """Keys per bucket at most, on average: a cold lookup reads the directory (2 bytes a bucket) and one bucket."""
+    return 64 if keys < 1 << 20 else 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +195,7 @@ def build(blobs: Iterable[tuple[bytes, bytes]], templates: Templates, videos: in
     """(header with directory, whole index file) of (key, blob) pairs in any order."""
     pairs = sorted(blobs, key=lambda pair: pair[0])
     buckets = 1
-    while buckets * BUCKET_KEYS < len(pairs):
+    while buckets * bucket_keys(len(pairs)) < len(pairs):
         buckets *= 2
     bodies, lengths = [], []
     at = 0

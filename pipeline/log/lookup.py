@@ -8,6 +8,7 @@ Imports neither pyarrow, numpy nor delta-rs; rows come as arro3 tables, which an
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import LogError
 from pipeline.log.index import Entry, Span
+from pipeline.log.protocol import is_ours
 from pipeline.log.store import Store
 from pipeline.log.thrift import alone
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from arro3.core import RecordBatch
 
 OPEN_FILES = 64
+
+#: After the start of every event.
+LATEST = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,7 @@ class Lookup:
             batch
             for span in _in_order(entry.spans)
             if span.start_us < end_us and span.end_us > start_us
-            for batch in self._rows(span, wanted, lambda s, e: s < end_us and (e if e > s else s + 1) > start_us)
+            for batch in self._rows(span, wanted, end_us, lambda s, e: e > start_us or s >= start_us)
         ]
 
     def before(self, entry: Entry, us: int, count: int, wanted: Filter) -> list[RecordBatch]:
@@ -54,7 +59,7 @@ class Lookup:
         left = count
         for span in reversed(_in_order(entry.spans)):
             if span.start_us < us and left > 0:
-                for batch in self._rows(span, wanted, lambda s, e: s < us):
+                for batch in self._rows(span, wanted, us, lambda s, e: True):
                     found.insert(0, batch.slice(max(0, batch.num_rows - left)))
                     left -= found[0].num_rows
         return found
@@ -65,15 +70,22 @@ class Lookup:
         left = count
         for span in _in_order(entry.spans):
             if span.end_us > us and left > 0:
-                for batch in self._rows(span, wanted, lambda s, e: s >= us):
+                for batch in self._rows(span, wanted, LATEST, lambda s, e: s >= us):
                     found.append(batch.slice(0, min(left, batch.num_rows)))
                     left -= found[-1].num_rows
         return found
 
-    def _rows(self, span: Span, wanted: Filter, within: Callable[[int, int], bool]) -> Iterable[RecordBatch]:
+    def _rows(
+        self, span: Span, wanted: Filter, until_us: int, within: Callable[[int, int], bool]
+    ) -> Iterable[RecordBatch]:
+        """The wanted rows of a span that begin before `until_us` and for whose (start, end) `within` holds."""
         batch = self._read(span).slice(span.row, span.rows)
         starts, ends = batch.column("start_us").to_pylist(), batch.column("end_us").to_pylist()
-        rows = [i for i, (s, e) in enumerate(zip(starts, ends, strict=True)) if within(s, e)]
+        if is_ours(span.path):  # in order of start
+            last = bisect_left(starts, until_us)
+            rows = [i for i, (s, e) in enumerate(zip(starts[:last], ends[:last], strict=True)) if within(s, e)]
+        else:
+            rows = [i for i, (s, e) in enumerate(zip(starts, ends, strict=True)) if s < until_us and within(s, e)]
         if rows and wanted.kinds is not None:
             kinds = batch.column("kind").to_pylist()
             rows = [i for i in rows if kinds[i] in wanted.kinds]

@@ -144,12 +144,15 @@ def name_batch(names: Sequence[tuple[str, str]]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist([{"video_id": v, "uri": _text(u)} for v, u in names], schema=NAMES)
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False, default=str, separators=(",", ":"))
+
+
 def as_json(value: Mapping[str, Any]) -> str:
     """JSON that every reader accepts: NaN and infinities become null, unknown types their text."""
     try:
-        return json.dumps(value, ensure_ascii=True, allow_nan=False, default=str, separators=(",", ":"))
+        return _ENCODER.encode(value)
     except ValueError:
-        return json.dumps(_finite(value), ensure_ascii=True, default=str, separators=(",", ":"))
+        return _ENCODER.encode(_finite(value))
 
 
 def _finite(value: Any) -> Any:
