@@ -45,7 +45,7 @@ def _textures(width: int, height: int) -> list[Picture]:
     for scale in (8, 24):
         coarse = rng.integers(0, 256, (height // scale + 2, 2 * width // scale + 2, 3)).astype(np.uint8)
         frame = av.VideoFrame.from_ndarray(coarse, "rgb24").reformat(2 * width, height, interpolation="BICUBIC")
-        lands.append(np.ascontiguousarray(frame.to_ndarray()))
+        lands.append(np.ascontiguousarray(frame.to_ndarray(), np.uint8))
     lands.append(rng.integers(0, 7, (2 * height, 2 * width, 1)).astype(np.uint8))
     return lands
 
