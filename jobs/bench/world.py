@@ -51,9 +51,7 @@ def main(argv: list[str] | None = None) -> int:
 
     sample = cpu(partial(_samples, range(20)), repeat) / 20
     figures["sample_cpu_s"] = sample
-    print(
-        f"\na training sample (a story of 8 s, 16 pictures of 96 x 96): {sample * 1e3:.1f} ms, {1 / sample:.0f} a second\n"
-    )
+    print(f"\na story of 8 s and 16 pictures of 96 x 96: {sample * 1e3:.1f} ms, {1 / sample:.0f} a second\n")
 
     print("pictures of ...      drawn a second      drawing / encoding")
     for width, height in SIZES[: 3 if args.quick else 4]:
