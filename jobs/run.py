@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Watch an archive and write what happens into an event log.
 
-ARCHIVE is a file, a directory (searched for videos), a glob, a list of names (@FILE, or a .txt, .list, .lst or
-.m3u file), or a URI such as s3://bucket/prefix or https://host/clip.mp4; give as many as you like.
+ARCHIVE is a file, a directory (searched for videos), a glob, a list of names (@FILE, one a line; @- reads standard
+input), or a URI such as s3://bucket/prefix or https://host/clip.mp4; give as many as you like.
 
 Running it again continues: videos that the log already holds under the same configuration (sampling, windows, model
 and its settings) are not watched again, under whatever name they are found. Ctrl-C stops cleanly; what is finished
