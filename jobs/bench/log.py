@@ -313,8 +313,6 @@ def by_second(path: Path, size: int, questions: int) -> list[dict[str, Any]]:
         row |= {"p99 ms": laps[int(len(laps) * 0.99)], "CPU ms": cpu, "KB read": read}
         facts_of = {"path": path, "files": files, "sqlite": sqlite, "video": asked[0][0], "us": asked[0][1]}
         row["cold ms"], row["cold CPU ms"] = _cold(cold.format(**facts_of))
-            cold.format(path=path, files=files, sqlite=sqlite, video=asked[0][0], us=asked[0][1])
-        )
         row |= prepared
         rows.append(row)
     rows[0] |= facts

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
 
 from pipeline.errors import LogError
 from pipeline.log.store import Store
@@ -50,6 +49,8 @@ def commit_path(version: int) -> str:
 
 def read_commit(store: Store, version: int) -> Commit | None:
     """One commit; None where it does not exist (yet, or any more). Raises LogError for a damaged one."""
+    from urllib.parse import unquote
+
     path = commit_path(version)
     try:
         text = store.read(path).decode()
@@ -62,7 +63,7 @@ def read_commit(store: Store, version: int) -> Commit | None:
         for line in text.splitlines():
             action = json.loads(line)
             if add := action.get("add"):
-                added.append(_data_file(add))
+                added.append(_data_file(add, unquote(add["path"])))
                 data_change |= bool(add["dataChange"])
             elif remove := action.get("remove"):
                 removed.append(unquote(remove["path"]))
@@ -72,10 +73,10 @@ def read_commit(store: Store, version: int) -> Commit | None:
     return Commit(tuple(added), tuple(removed), data_change)
 
 
-def _data_file(add: dict[str, Any]) -> DataFile:
+def _data_file(add: dict[str, Any], path: str) -> DataFile:
     stats = json.loads(add.get("stats") or "{}")
     return DataFile(
-        path=unquote(add["path"]),
+        path=path,
         record=add["partitionValues"][PARTITION],
         size_bytes=add["size"],
         rows=stats.get("numRecords", 0),

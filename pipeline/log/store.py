@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import fcntl
 import hashlib
 import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, Protocol, cast
-from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import LogError
 
 REMOTE = ("s3://", "s3a://", "gs://", "az://", "abfs://", "abfss://")
 
 
-#: How requests to an object store are repeated (obstore's RetryConfig): a minute in all, then it is an error.
-RETRIES: Any = {"max_retries": 6, "retry_timeout": datetime.timedelta(seconds=60)}
+#: How requests to an object store are repeated (obstore's RetryConfig); then it is an error.
+RETRIES: Any = {"max_retries": 6}
 
 
 class Store(Protocol):
@@ -72,6 +70,8 @@ def open_store(uri: str) -> Store:
     if uri.startswith(REMOTE):
         return ObjectStore(uri.rstrip("/"))
     if uri.startswith("file://"):
+        from urllib.parse import unquote, urlsplit
+
         return LocalStore(unquote(urlsplit(uri).path))
     if "://" in uri:
         raise LogError(f"{uri}: an event log lies on a local path or at one of {', '.join(REMOTE)}")
