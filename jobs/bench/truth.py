@@ -90,14 +90,18 @@ class Row:
         }
 
 
-def measure(folder: Path, model: str, quick: bool, prompt: str, say: bool = True) -> list[Row]:
+def measure(
+    folder: Path, model: str, quick: bool, prompt: str, precision: str = "auto", ranks: int = 1, say: bool = True
+) -> list[Row]:
     """Make the films, watch them, score them."""
     groups = films(quick)
     everything = [film for some in groups.values() for film in some]
     began = time.perf_counter()
     truth_file = write_archive(folder / "archive", SEED, everything)
     made_s = time.perf_counter() - began
-    summary = run(str(folder / "archive"), str(folder / "log"), model=model, prompt=prompt)
+    summary = run(
+        str(folder / "archive"), str(folder / "log"), model=model, prompt=prompt, precision=precision, ranks=ranks
+    )
     if say:
         print(
             f"{summary.videos} videos, {summary.video_s:.0f} s, {summary.windows} windows: made in {made_s:.0f} s, "
@@ -171,20 +175,25 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a few short films, about a minute on a quiet machine")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--model", default=str(BUNDLED), help="checkpoint folder (default: the bundled one)")
+    parser.add_argument("--precision", default="auto", help="of the weights: auto, float32, bf16")
+    parser.add_argument("--ranks", type=int, default=1, help="processes that share the experts")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep archive and log there")
     args = parser.parse_args()
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if not (Path(args.model) / "model.safetensors").is_file():
         raise SystemExit(str(ModelError(f"{args.model} holds no weights: train some with `python -m jobs.train`")))
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(args.keep or Path(folder), args.model, args.quick, str(Path(args.model) / "world.toml"))
+        where, prompt = args.keep or Path(folder), str(Path(args.model) / "world.toml")
+        rows = measure(where, args.model, args.quick, prompt, args.precision, args.ranks)
     print_rows(rows)
     if args.json:
         figures = {
             row.group: {"model": row.scores.as_json(), "limit": row.limit.as_json(), "figures": row.figures(row.scores)}
             for row in rows
         }
-        args.json.write_text(json.dumps({"goals": GOALS, "groups": figures}, indent=1) + "\n")
+        args.json.write_text(
+            json.dumps({"goals": GOALS, "precision": args.precision, "groups": figures}, indent=1) + "\n"
+        )
     return 0
 
 

@@ -20,6 +20,7 @@ pytest.importorskip("transformers")
 
 from jobs.demo.truth import TruthEvent, events  # noqa: E402
 from jobs.train.__main__ import PROMPT, Batches, Recipe, Trainer, _giving_way, train  # noqa: E402
+from jobs.train.card import card  # noqa: E402
 from jobs.train.checkpoint import build_model, prompt_tokenizer, save_checkpoint, system_text  # noqa: E402
 from jobs.train.hints import CLASSES, hints  # noqa: E402
 from jobs.train.network import CONFIDENCE, KIND, TIME, AnswerLoss, Collator, Network, experts_forward  # noqa: E402
@@ -371,3 +372,10 @@ def test_weights_of_every_precision_are_saved(tmp_path: Path) -> None:
         save_checkpoint(tmp_path, model, TOKENIZER, dtype)
         stored = load_file(tmp_path / "model.safetensors")
         assert {t.dtype for t in stored.values()} == {dtype} and stored.keys() == model.state_dict().keys()
+
+
+def test_the_card_tells_how_it_was_made_and_how_good_it_is(checkpoint: Path) -> None:
+    figures = {"f1_50": 0.5, "exact_text": None}
+    text = card(checkpoint.parent, [{"precision": "bf16", "groups": {"all": {"figures": figures}}}])
+    assert "2 layers of 8 experts, 2 of them" in text and "for 1 steps of 3 windows" in text
+    assert "| bf16 | all | 0.5 | - |" in text and "| 1 | " in text and "- lr: 0.002" in text
