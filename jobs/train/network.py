@@ -70,7 +70,7 @@ class Collator:
         self._roles = {token_id(tokenizer, piece): TIME for piece in BEFORE_TIME}
         self._roles |= {token_id(tokenizer, BEFORE_KIND): KIND, token_id(tokenizer, BEFORE_CONFIDENCE): CONFIDENCE}
         self._begins = {token_id(tokenizer, piece) for piece in BEFORE_TIME[:2]}
-        self._positions: dict[bytes, tuple[Tensor, int]] = {}
+        self._positions: dict[tuple[bytes, tuple[int, int, int]], tuple[Tensor, int]] = {}
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         videos = [_even(torch.from_numpy(s.pixels).permute(0, 3, 1, 2)) for s in samples]
@@ -86,7 +86,7 @@ class Collator:
             ids[i, : len(p)], ids[i, len(p) : len(p) + len(a)] = p.ids, torch.tensor(a)
             real[i, : len(p) + len(a)] = True
             asked += range(i * length + len(p) - 1, i * length + len(p) + len(a) - 1)
-            key = p.types.numpy().tobytes()
+            key = (p.types.numpy().tobytes(), p.grid)
             if key not in self._positions:
                 self._positions[key] = positions(self._model, p)
             known, following = self._positions[key]

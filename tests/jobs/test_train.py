@@ -158,31 +158,38 @@ def test_hints_tell_what_is_there() -> None:
 
 
 def test_forward_is_that_of_transformers() -> None:
+    from model.qwen3_vl.patches import patchify
+    from model.qwen3_vl.sizes import PatchConfig
+
     torch.manual_seed(0)
     model = build_model(TOKENIZER, "tiny")
     with torch.no_grad():
         for parameter in model.parameters():  # large enough for every part to matter
             parameter.add_(torch.randn_like(parameter) * 0.1)
-    batch = Collator(model, TOKENIZER, WORLD)(next(samples([7, 7], WORLD, 3, Difficulty(aspects=(0, 1, 0, 0)))))
-    from model.qwen3_vl.patches import patchify
-    from model.qwen3_vl.sizes import PatchConfig
-
-    rows, columns = batch.video.shape[2] // 16, batch.video.shape[3] // 16
-    patches = patchify(batch.video, PatchConfig())
-    grid = torch.tensor([[len(patches) // 3, rows, columns]] * 3)
-    with torch.no_grad():
-        wanted = model(
-            input_ids=batch.ids,
-            attention_mask=batch.real.long(),
-            pixel_values_videos=patches.flatten(0, 1),
-            video_grid_thw=grid,
-            mm_token_type_ids=torch.where(batch.seen, 2, 0),
-        ).logits.flatten(0, 1)[batch.asked]
-        out = Network(model)(batch)
-        assert torch.allclose(model.lm_head(out.answers), wanted, atol=2e-5)
-    text = TOKENIZER.decode(batch.wanted.tolist(), skip_special_tokens=True)
-    assert text.startswith('{"events":[') and text.count('"start"') * 2 == int((batch.role == TIME).sum())
-    assert out.load.sum(1).allclose(torch.ones(2)) and out.balance >= 0.99
+    collate = Collator(model, TOKENIZER, WORLD)
+    wide, high = ((1.0, 0.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0))  # as many tokens, in other places
+    batches = [collate(next(samples([7, 7], WORLD, 3, Difficulty(aspects=a, full=1.0)))) for a in (wide, high)]
+    wanted = []
+    for batch in batches:
+        patches = patchify(batch.video, PatchConfig())
+        grid = torch.tensor([[len(patches) // 3, batch.video.shape[2] // 16, batch.video.shape[3] // 16]] * 3)
+        with torch.no_grad():
+            logits = model(
+                input_ids=batch.ids,
+                attention_mask=batch.real.long(),
+                pixel_values_videos=patches.flatten(0, 1),
+                video_grid_thw=grid,
+                mm_token_type_ids=torch.where(batch.seen, 2, 0),
+            ).logits
+        wanted.append(logits.flatten(0, 1)[batch.asked])
+    network = Network(model)
+    for batch, logits in zip(batches, wanted, strict=True):
+        with torch.no_grad():
+            out = network(batch)
+            assert torch.allclose(model.lm_head(out.answers), logits, atol=2e-5)
+        text = TOKENIZER.decode(batch.wanted.tolist(), skip_special_tokens=True)
+        assert text.startswith('{"events":[') and text.count('"start"') * 2 == int((batch.role == TIME).sum())
+        assert out.load.sum(1).allclose(torch.ones(2)) and out.balance >= 0.99
 
 
 def test_experts_take_each_token_once_even_where_some_get_none() -> None:
