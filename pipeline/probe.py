@@ -13,7 +13,7 @@ from av.video.stream import VideoStream
 from pipeline.clock import parse_time
 from pipeline.decode.limits import DecodeLimits
 from pipeline.decode.media import has_own_zero, only, open_media, real_videos
-from pipeline.decode.pictures import displayed_size, orientation
+from pipeline.decode.pictures import displayed_size, orientation, sample_aspect
 from pipeline.decode.timeline import Timeline
 from pipeline.errors import UsageError, VideoError
 from pipeline.plan import SECOND_US, round_us
@@ -50,8 +50,7 @@ def probe(
         first = _first_picture(uri, container, stream)
         limits.check_picture(uri, first.width, first.height)
         turn = orientation(first)
-        aspect = stream.sample_aspect_ratio
-        width, height = displayed_size(first.width, first.height, float(aspect) if aspect else 1.0, turn)
+        width, height = displayed_size(first.width, first.height, sample_aspect(stream), turn)
         limits.check_picture(uri, width, height)
         rate = stream.guessed_rate or stream.average_rate
         duration_us = _end_us(container, stream, Timeline(stream.time_base or Fraction(1, SECOND_US), offset_us))

@@ -26,7 +26,7 @@ def _bits(number: int) -> int:
 
 def read_number(picture: Picture) -> int | None:
     """The number on a picture (uint8 [H, W, 3], upright, of any size), or None where it is damaged."""
-    height, width = picture.shape[:2]
+    width = picture.shape[1]
     cell = width / _CELLS
     rows = picture[int(cell * 0.3) : max(int(cell * 0.3) + 1, int(cell * 0.7)), :, :].mean(axis=(0, 2))
     bits = 0

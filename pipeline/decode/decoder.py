@@ -87,8 +87,12 @@ class Decoder:
             return
         number = self._sent.pop(pts, None)
         pick = self._waiting.pop(pts, None)
-        if pick is not None:
+        if pick is None:
+            return
+        try:
             self._held.append((number or self._number, pick, self._convert(frame)))
+        except av.error.FFmpegError:  # a format that libswscale does not take
+            pick.state = "lost"
 
     def _spoil(self, pts: int) -> None:
         """The picture at `pts` is damaged, and with it all that may refer to it."""

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from pipeline.decode.bitstream import H264
 from pipeline.decode.limits import DecodeLimits
-from pipeline.decode.pictures import Converter
+from pipeline.decode.media import translated
+from pipeline.decode.pictures import Converter, sample_aspect
 from pipeline.decode.plain import plain_answers
 from pipeline.decode.pool import Pool
 from pipeline.decode.schedule import Distrust, Pick, Schedule, Times
@@ -51,9 +52,10 @@ def answers(video: Video, times: Iterator[int], sampling: Sampling, limits: Deco
     try:
         width, height = sampling.size(video.width, video.height)
         engine = _Engine(source, wanted, sampling, limits, width, height)
-        for at_us, pick in engine.answers():
-            if pick is not None:
-                yield Answer(at_us, pick.time_us, pick.end_us, pick.pixels if pick.state == "good" else None)
+        with translated(video.uri):
+            for at_us, pick in engine.answers():
+                if pick is not None:
+                    yield Answer(at_us, pick.time_us, pick.end_us, pick.pixels if pick.state == "good" else None)
     finally:
         source.close()
 
@@ -109,7 +111,7 @@ class _Engine:
         return not (isinstance(inspector, H264) and inspector.interlaced_possible)
 
     def _converter(self) -> Converter:
-        return Converter(*self._size, float(self._source.stream.sample_aspect_ratio or 1))
+        return Converter(*self._size, sample_aspect(self._source.stream))
 
 
 def _is_settled(pick: Pick | None) -> bool:

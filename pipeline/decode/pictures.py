@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from fractions import Fraction
 from typing import Any, cast
 
 import av
@@ -82,6 +83,12 @@ def orientation(frame: av.VideoFrame) -> Turn:
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return Turn(False, a < 0, d < 0)
     return Turn(True, c < 0, b < 0)
+
+
+def sample_aspect(stream: av.VideoStream) -> float:
+    """Width of a pixel over its height. An absurd one (beyond 8) is a damaged header: then pixels are square."""
+    aspect = stream.sample_aspect_ratio
+    return float(aspect) if aspect and Fraction(1, 8) <= aspect <= 8 else 1.0
 
 
 def displayed_size(width: int, height: int, sample_aspect: float, turn: Turn) -> tuple[int, int]:

@@ -70,7 +70,10 @@ def _converted(shown: tuple[av.VideoFrame, Pick] | None, convert: Converter) -> 
         return None
     frame, pick = shown
     if pick.state == "waiting":
-        pick.pixels, pick.state = convert(frame), "good"
+        try:
+            pick.pixels, pick.state = convert(frame), "good"
+        except av.error.FFmpegError:  # a format that libswscale does not take
+            pick.state = "lost"
     return pick
 
 
