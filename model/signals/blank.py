@@ -40,16 +40,21 @@ def blank_events(measures: Measures, blank: npt.NDArray[np.bool_], thresholds: T
         begin = first
         for i in range(first, last + 1):
             if i == last or np.abs(colours[i + 1] - colours[begin]).max() > 2 * thresholds.blank_spread:
-                colour = np.median(colours[begin : i + 1], axis=0).round().astype(int)
-                spread = float(measures.small[begin : i + 1].std(axis=(1, 2)).max())
-                found.append(
-                    span_event(
-                        measures, begin, i, "blank", f"{colour_name(colour)} picture",
-                        1.0 - 0.5 * spread / thresholds.blank_spread, colour="#{:02x}{:02x}{:02x}".format(*colour),
-                    )
-                )  # fmt: skip
+                found += blank_event(measures, begin, i, thresholds)
                 begin = i + 1
     return found
+
+
+def blank_event(measures: Measures, first: int, last: int, thresholds: Thresholds) -> list[WindowEvent]:
+    """The event of one stretch of one colour; none for what is all but black, as near the end of a fade."""
+    shown = measures.small[first : last + 1]
+    colour = np.median(shown, axis=(0, 1, 2)).round().astype(int)
+    name = colour_name(colour)
+    if name == "black":
+        return []
+    sure = 1.0 - 0.5 * float(shown.std(axis=(1, 2)).max()) / thresholds.blank_spread
+    written = "#{:02x}{:02x}{:02x}".format(*colour)
+    return [span_event(measures, first, last, "blank", f"{name} picture", sure, colour=written)]
 
 
 def colour_name(rgb: npt.NDArray[np.int_]) -> str:

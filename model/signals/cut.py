@@ -44,8 +44,9 @@ def cut_margin(measures: Measures, kept: npt.NDArray[np.float64], i: int, thresh
     limit = thresholds.cut_persistence + thresholds.cut_colour * measures.histogram_distance(i - 1, i)
     fall = usual(measures, kept, i) - float(kept[i])
     unlike = min(limit - float(kept[i]), fall - thresholds.cut_drop)
+    recoloured = measures.histogram_distance(i - 1, i) - thresholds.cut_recolour
     jump = min(thresholds.jump_persistence - float(kept[i]), fall - thresholds.jump_drop)
-    return max(unlike, jump)
+    return max(unlike, jump, recoloured)
 
 
 def usual(measures: Measures, kept: npt.NDArray[np.float64], i: int) -> float:

@@ -19,4 +19,10 @@ def is_dissolve(measures: Measures, fit: Mixture, thresholds: Thresholds) -> boo
     dip = float(measures.contrast[fit.first + 1 : fit.last].min()) < thresholds.dissolve_dip * float(ends)
     if kept <= thresholds.dissolve_persistence:
         return dip or fit.residual <= thresholds.mixture_residual
+    if (
+        fit.residual <= thresholds.dissolve_residual
+        and measures.histogram_distance(fit.first, fit.last) >= thresholds.dissolve_recolour
+        and measures.correlation(fit.first, fit.last) < thresholds.dissolve_correlation
+    ):
+        return True
     return dip and kept <= thresholds.dissolve_alike and fit.residual <= thresholds.mixture_residual

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from model.signals.measures import Measures
 from model.signals.mixture import Mixture
 from model.signals.thresholds import Thresholds
@@ -26,5 +24,4 @@ def is_faded(measures: Measures, pale: int, full: int, thresholds: Thresholds) -
         return False
     if contrast[pale] <= thresholds.fade_flat:
         return True
-    a, b = (measures.thumbs[i] - measures.thumbs[i].mean() for i in (pale, full))
-    return float(a @ b) >= thresholds.fade_likeness * float(np.linalg.norm(a) * np.linalg.norm(b))
+    return measures.correlation(pale, full) >= thresholds.fade_likeness

@@ -44,12 +44,10 @@ def same_picture(measures: Measures, first: int, before: int, now: int, threshol
     """Whether `now` repeats the frame `before` and, so that slow drifts end it, the stretch's `first` one."""
     if measures.change[now] > thresholds.frozen_pulse:
         return False
+    if before == first and measures.change[now] > thresholds.frozen_change:
+        return False
     after = measures.change[now + 1] if now + 1 < len(measures) else 0.0
-    if (
-        max(measures.change[now], 0.0 if before == first else measures.change[before])
-        > thresholds.frozen_change
-        < after
-    ):
+    if max(measures.change[now], measures.change[before] if before > first else 0.0) > thresholds.frozen_change < after:
         return False
     for other, factor in ((before, 1), (first, 2)):
         difference = cv2.absdiff(measures.luma[other], measures.luma[now])

@@ -87,6 +87,12 @@ class Measures:
         """0 (same colours in the same amounts) .. 1: one less the mean intersection of luma and of chroma."""
         return 1.0 - float(np.minimum(self.histogram[i], self.histogram[j]).sum()) / 2
 
+    def correlation(self, i: int, j: int) -> float:
+        """-1..1: of two thumbnails, all channels together; 0 where one is plain."""
+        a, b = (self.thumbs[k] - self.thumbs[k].mean() for k in (i, j))
+        both = float(np.linalg.norm(a) * np.linalg.norm(b))
+        return float(a @ b) / both if both > 0 else 0.0
+
     def thumb_distance(self, i: int, j: int) -> float:
         """Mean absolute difference of two thumbnails, 0..255."""
         return float(np.abs(self.thumbs[i] - self.thumbs[j]).mean())

@@ -42,6 +42,8 @@ class Thresholds:
     # jump cut, to the same place from elsewhere: more is found again, but far less than just before and after.
     jump_persistence: float = 0.76
     jump_drop: float = 0.20
+    # cut between soft pictures, whose few shapes correlate by chance: all colours are others (a flash reaches 0.78).
+    cut_recolour: float = 0.85
     # cut between pictures without texture (blank to blank): difference of thumbnails.
     cut_flat: float = 20.0
     # flash: a lighter picture (mean luma) for at most this long, with the same picture before and after.
@@ -68,6 +70,11 @@ class Thresholds:
     # ... or may be somewhat alike where the contrast between them dips below this share of that of the ends.
     dissolve_alike: float = 0.88
     dissolve_dip: float = 0.88
+    # ... or, in soft pictures, where the fit is this close, the colours this different (histogram distance) and the
+    # pictures correlate less than this: a dimmer, which fits as well, keeps the picture.
+    dissolve_residual: float = 0.12
+    dissolve_recolour: float = 0.5
+    dissolve_correlation: float = 0.7
     # fade: contrast at its far end against its near end.
     fade_contrast: float = 0.35
     # ... which is either this low (a single colour but for coding noise) or that of the same picture: correlation.
