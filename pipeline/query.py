@@ -11,14 +11,14 @@ lying at its start. Answers are pyarrow tables with the columns of `events` (pip
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pipeline.clock import format_time
-from pipeline.errors import UsageError
-from pipeline.log.finder import open_finder
+from pipeline.errors import LogError, UsageError
+from pipeline.log.finder import open_finder, scan_finder
 from pipeline.log.index import Entry
 from pipeline.log.lookup import Filter, Lookup
 from pipeline.log.store import Store, open_store
@@ -196,14 +196,26 @@ class Query:
         if end_us <= start_us:
             raise UsageError(f"the span from {format_time(start_us)} to {format_time(end_us)} is empty")
         _check_inside(match, start_us)
-        return self._lookup.overlapping(match.entry, start_us, end_us, wanted)
+        return self._read(match.entry, lambda entry: self._lookup.overlapping(entry, start_us, end_us, wanted))
 
     def preceding(self, match: Match, us: int, count: int, wanted: Filter) -> list[RecordBatch]:
-        return self._lookup.before(match.entry, us, _positive(count), wanted)
+        _check_count(count)
+        return self._read(match.entry, lambda entry: self._lookup.before(entry, us, count, wanted))
 
     def following(self, match: Match, us: int, count: int, wanted: Filter) -> list[RecordBatch]:
+        _check_count(count)
         _check_inside(match, us)
-        return self._lookup.after(match.entry, us, _positive(count), wanted)
+        return self._read(match.entry, lambda entry: self._lookup.after(entry, us, count, wanted))
+
+    def _read(self, entry: Entry, answer: Callable[[Entry], list[RecordBatch]]) -> list[RecordBatch]:
+        """An answer; where the index points to files that are gone or damaged, what the table itself says."""
+        try:
+            return answer(entry)
+        except LogError:
+            again = [e for e in scan_finder(self._store).entries(entry.video_id) if e.run_id == entry.run_id]
+            if not again or {s.path for s in again[0].spans} == {s.path for s in entry.spans}:
+                raise
+            return answer(again[0])
 
     # -- many videos
 
@@ -237,7 +249,7 @@ class Query:
         end = 2**62 if end_us is None else end_us
         wanted = Filter(kinds, text)
         tables = [
-            as_table(self._lookup.overlapping(entry, start_us, end, wanted))
+            as_table(self._read(entry, lambda e: self._lookup.overlapping(e, start_us, end, wanted)))
             for entry in sorted({e.video_id: e for e in entries}.values(), key=lambda e: e.video_id)
         ]
         return pa.concat_tables(tables) if tables else as_table([])
@@ -267,7 +279,7 @@ class Query:
         return counts
 
     def _whole(self, match: Match) -> list[RecordBatch]:
-        return self._lookup.overlapping(match.entry, -(2**62), 2**62, Filter())
+        return self._read(match.entry, lambda e: self._lookup.overlapping(e, -(2**62), 2**62, Filter()))
 
 
 def as_table(batches: Sequence[RecordBatch]) -> pa.Table:
@@ -302,10 +314,9 @@ def _check_inside(match: Match, us: int) -> None:
         )
 
 
-def _positive(count: int) -> int:
+def _check_count(count: int) -> None:
     if count < 1:
         raise UsageError(f"a count of {count} events: ask for one at least")
-    return count
 
 
 def _is_id(name: str) -> bool:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import LogError
 from pipeline.log.delta import Delta
-from pipeline.log.finder import Finder, open_finder
+from pipeline.log.finder import DAMAGE, IndexFinder, scan_finder
 from pipeline.log.head import HEAD, load, stem_of
 from pipeline.log.index import Entry
 from pipeline.log.indexing import Owner
@@ -93,14 +93,20 @@ def _commits(store: Store) -> list[Problem]:
 
 
 def _index(store: Store, problems: list[Problem]) -> dict[Owner, Entry]:
+    """What the index holds, or the data files where it is damaged."""
     hint = "`secondsight log LOG --compact` makes the index again; until then answers are slower"
+    published = load(store)
+    if published is None:
+        problems.append(Problem(HEAD, f"the index is missing or damaged; {hint}"))
+    else:
+        try:
+            head = published[0]
+            return {(entry.video_id, entry.run_id): entry for entry in IndexFinder(store, head).all()}
+        except DAMAGE as error:
+            problems.append(Problem("_index", f"the index is damaged: {error}; {hint}"))
     try:
-        if load(store) is None:
-            problems.append(Problem(HEAD, f"the index is missing or damaged; {hint}"))
-        finder: Finder = open_finder(store)
-        return {(entry.video_id, entry.run_id): entry for entry in finder.all()}
-    except (LogError, FileNotFoundError) as error:
-        problems.append(Problem("_index", f"{error}; {hint}"))
+        return {(entry.video_id, entry.run_id): entry for entry in scan_finder(store).all()}
+    except LogError:  # a damaged data file, which is named by itself
         return {}
 
 

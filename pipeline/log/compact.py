@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import LogError, UsageError
 from pipeline.log.datafile import ROW_GROUP, Written, write_data_file
 from pipeline.log.delta import Delta
-from pipeline.log.finder import IndexFinder
+from pipeline.log.finder import DAMAGE, IndexFinder
 from pipeline.log.head import HEAD, Head, advance, index_path, load, stem_of
 from pipeline.log.index import Span, Templates
 from pipeline.log.indexing import Owner, Rows, index_file
@@ -221,7 +221,7 @@ def _rebuild_index(
                 if stems and stems <= wanted.keys():
                     found[entry.video_id, entry.run_id] = list(entry.spans)
                     indexed |= stems
-        except (LogError, FileNotFoundError):
+        except DAMAGE:
             indexed.clear()
     for stem, file in wanted.items():
         if stem not in indexed:
@@ -283,5 +283,5 @@ def _index_needs(store: Store) -> set[str]:
         return set()
     try:
         return {span.path for entry in IndexFinder(store, published[0]).all() for span in entry.spans}
-    except (LogError, FileNotFoundError):
+    except DAMAGE:
         return {"?"}

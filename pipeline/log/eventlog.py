@@ -70,6 +70,7 @@ class EventLog:
         self._store = store
         self._lock = threading.RLock()
         self._writing: Delta | None = None
+        self._checked = False
         self._learned = 0  # the version up to which _keys is complete
         self._keys: dict[str, dict[str, _Key]] = {}  # config_hash -> video_id -> key
         self._names: set[tuple[str, str]] = set()
@@ -100,7 +101,7 @@ class EventLog:
     def begin_run(self, run: RunRecord) -> None:
         """Write the run's row, with status "running". Raises LogError where the run_id is already there."""
         with self._lock:
-            delta = self._delta()
+            delta = self._writable()
             if run.run_id in self._runs or run.run_id in self._run_ids(delta):
                 raise LogError(f"{self.uri}: run {run.run_id} is already in the log; a run needs a new id")
             self._runs[run.run_id] = run, self._replace_run(delta, rows.run_batch(run, "running"), None)
@@ -112,7 +113,7 @@ class EventLog:
                 raise LogError(f"{self.uri}: run {run_id} was not begun here")
             run, before = self._runs[run_id]
             batch = rows.run_batch(run, status, _now_us(), totals)
-            self._runs[run_id] = run, self._replace_run(self._delta(), batch, before)
+            self._runs[run_id] = run, self._replace_run(self._writable(), batch, before)
 
     def _replace_run(self, delta: Delta, batch: pa.RecordBatch, before: DataFile | None) -> DataFile:
         with self._writing_files():
@@ -146,7 +147,7 @@ class EventLog:
         in batches, so a video may have any number of them. Raises LogError (nothing of `results` is in the log then).
         """
         with self._lock:
-            delta = self._delta()
+            delta = self._writable()
             already: list[str] = []
             group: list[VideoResult] = []
             for result in results:
@@ -177,7 +178,7 @@ class EventLog:
     def record_names(self, names: Mapping[str, Iterable[str]]) -> None:
         """Note further names (URIs) of videos in the log; names already noted here or with their video are left."""
         with self._lock:
-            delta = self._delta()
+            delta = self._writable()
             if not self._names:
                 listed = read_rows(self._store, delta.files("names"), ["video_id", "uri"])
                 self._names = {(row["video_id"], row["uri"]) for row in listed}
@@ -271,13 +272,20 @@ class EventLog:
     # -- what is already there
 
     def _delta(self) -> Delta:
-        """The table as this committer sees it; opened at the first write."""
+        """The table as this committer sees it; opened when first needed."""
         if self._writing is None:
-            check_conditional_put(self._store)
             self._writing = Delta(self._store)
-            self._writing.add_missing_columns()
             self._learned = self._writing.version
         return self._writing
+
+    def _writable(self) -> Delta:
+        """The same, to be written to."""
+        delta = self._delta()
+        if not self._checked:
+            check_conditional_put(self._store)
+            delta.add_missing_columns()
+            self._checked = True
+        return delta
 
     def _known(self, delta: Delta, config_hash: str) -> dict[str, _Key]:
         """The keys of one configuration, complete up to `_learned`."""

@@ -5,9 +5,11 @@ Imports neither Arrow for Python, numpy nor delta-rs: a cold lookup must not wai
 
 from __future__ import annotations
 
+import struct
+import zlib
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pipeline.errors import LogError
 from pipeline.log.head import Head, advance, index_path, load
@@ -26,6 +28,12 @@ from pipeline.log.store import LocalStore, Store
 
 if TYPE_CHECKING:
     from pipeline.log.scan import ScanFinder
+
+
+T = TypeVar("T")
+
+#: What reading a damaged index raises.
+DAMAGE = (LogError, FileNotFoundError, ValueError, KeyError, IndexError, TypeError, struct.error, zlib.error)
 
 
 class Finder(Protocol):
@@ -61,13 +69,46 @@ def open_finder(store: Store) -> Finder:
         head = advance(head, store)
     if head is None or head.stale:
         return scan_finder(store)
-    return IndexFinder(store, head)
+    try:
+        return Guarded(IndexFinder(store, head), store)
+    except (LogError, FileNotFoundError):
+        return scan_finder(store)
 
 
 def scan_finder(store: Store) -> ScanFinder:
     from pipeline.log.scan import ScanFinder
 
     return ScanFinder(store)
+
+
+class Guarded:
+    """An index, and the data files from the moment that it proves to be damaged."""
+
+    def __init__(self, index: IndexFinder, store: Store) -> None:
+        self._finder: Finder = index
+        self._store = store
+        self.version = index.version
+
+    def _ask(self, ask: Callable[[Finder], list[T]]) -> list[T]:
+        try:
+            return ask(self._finder)
+        except DAMAGE:
+            if not isinstance(self._finder, IndexFinder):
+                raise
+            self._finder = scan_finder(self._store)
+            return ask(self._finder)
+
+    def entries(self, video_id: str) -> list[Entry]:
+        return self._ask(lambda finder: finder.entries(video_id))
+
+    def named(self, name: str) -> list[tuple[str, str]]:
+        return self._ask(lambda finder: finder.named(name))
+
+    def prefixed(self, prefix: str) -> list[str]:
+        return self._ask(lambda finder: finder.prefixed(prefix))
+
+    def all(self) -> Iterator[Entry]:
+        return iter(self._ask(lambda finder: list(finder.all())))
 
 
 class IndexFinder:

@@ -127,11 +127,9 @@ def test_a_foreign_compaction_is_survived(tmp_path: Path) -> None:
     DeltaTable(str(path)).optimize.compact(partition_filters=[("record", "=", "events")])
     assert_holds(path, videos)
     DeltaTable(str(path)).vacuum(0, dry_run=False, enforce_retention_duration=False)
-    with pytest.raises(LogError, match="is missing"):
-        Query(str(path)).between("v1.mp4", 0, SPAN)
+    assert_holds(path, videos)
     shutil.rmtree(path / "_index")
     assert_holds(path, videos)
-    shutil.copytree(path, tmp_path / "copy")
     EventLog.open(str(path)).compact()
     assert_holds(path, videos)
     assert check(open_store(str(path))) == []
@@ -186,20 +184,21 @@ def test_a_deleted_commit_is_named(tmp_path: Path) -> None:
         EventLog.open(str(path))
 
 
-@pytest.mark.parametrize("what", ["head", "tail", "all"])
+@pytest.mark.parametrize("what", ["head", "tail", "bucket", "all"])
 def test_a_damaged_index_costs_time_not_answers(tmp_path: Path, what: str) -> None:
     path = tmp_path / "log"
     videos = make(path)
     if what == "head":
         (path / "_index" / "head").write_bytes(b"SSHEAD01 nonsense")
         assert [p.path for p in check(open_store(str(path)))] == ["_index/head"]
-    elif what == "tail":
-        sorted((path / "_index").glob("*.idx"))[0].write_bytes(b"nonsense")
+    elif what in ("tail", "bucket"):
+        index = sorted((path / "_index").glob("*.idx"))[0]
+        data = index.read_bytes()
+        index.write_bytes(data[: len(data) - 700] + bytes(range(256)) * 2 if what == "bucket" else b"nonsense")
         assert any("_index" in p.path for p in check(open_store(str(path))))
     else:
         shutil.rmtree(path / "_index")
-    if what != "tail":
-        assert_holds(path, videos)
+    assert_holds(path, videos)
     EventLog.open(str(path)).compact()
     assert_holds(path, videos)
     assert check(open_store(str(path))) == []
