@@ -1,0 +1,237 @@
+"""The flow: how much of the speed of its slowest stage a whole job reaches, what a window costs, and how memory grows.
+
+    python -m jobs.bench.flow [--quick] [--json FILE]
+
+1. Throughput: a whole job (archive to log, from the first listing to the last commit) against its slowest stage alone,
+   in alternation in one run; the ratio of the medians. "model": one replica that takes a fixed time for a window, fed
+   with frames that lie ready; "decode": the same windows decoded in one worker process that does nothing else.
+   Windows of realistic size (16 s at 2 fps of 640x360 video, scaled to 398x224: 9 MB).
+2. Overhead: wall time and the driver's CPU time per window, windows of one small frame, a model that does nothing.
+3. Memory: peak of the whole job (proportional set size of the driver and all processes below it, and the driver's
+   own) over archives of growing size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jobs.bench.clips import write_clip
+from jobs.bench.crash import descendants
+
+Result = dict[str, Any]
+
+
+def make_videos(folder: Path, count: int, seconds: int, size: tuple[int, int], rate: int) -> Path:
+    """Bar-coded clips: one is encoded, the others are copies with a trailing box that makes them other contents."""
+    folder.mkdir(parents=True)
+    options = {"preset": "ultrafast", "g": str(5 * rate)}
+    clip = write_clip(folder / "clip0000.mp4", "libx264", seconds * rate, rate=rate, size=size, options=options)
+    content = clip.read_bytes()
+    for number in range(1, count):
+        box = (16).to_bytes(4, "big") + b"free" + number.to_bytes(8, "big")  # ISO/IEC 14496-12, 8.1.2
+        (folder / f"clip{number:04}.mp4").write_bytes(content + box)
+    return folder
+
+
+def whole_job(archive: Path, log: Path, model: str, settings: dict[str, Any]) -> tuple[float, int]:
+    """(seconds, windows) of a job on the Ray that runs here, without its start."""
+    from jobs.run import run
+
+    summary = run(str(archive), str(log), f"python:jobs.bench.models:{model}", settings=settings, replicas=1)
+    assert not summary.failed and not summary.quarantined, summary.failures
+    return summary.elapsed_s, summary.windows
+
+
+def decode_alone(archive: Path, settings: dict[str, Any]) -> tuple[float, int]:
+    """(seconds, windows) of decoding an archive in one worker process that does nothing else."""
+    import ray
+
+    @ray.remote(num_cpus=1)
+    def decode_all(paths: Sequence[str]) -> tuple[float, int]:
+        from jobs.bench.models import nothing
+        from pipeline.decode import decode_windows
+        from pipeline.probe import probe
+
+        profile = nothing.profile(settings)
+        began, windows = time.perf_counter(), 0
+        for path in paths:
+            video = probe(path, os.path.getsize(path), "v", (path,))
+            spans = (
+                profile.windowing.window("v", i, video.duration_us)
+                for i in range(profile.windowing.count(video.duration_us))
+            )
+            windows += sum(1 for _ in decode_windows(video, spans, profile.sampling))
+        return time.perf_counter() - began, windows
+
+    result: tuple[float, int] = ray.get(decode_all.remote(sorted(map(str, archive.glob("*.mp4")))))
+    return result
+
+
+def model_alone(model: str, settings: dict[str, Any], windows: int) -> float:
+    """Seconds that one replica takes for `windows` windows, one after another, whose frames lie in the object store."""
+    import numpy as np
+    import ray
+
+    from model.registry import find_model
+    from pipeline.frames import Frames
+    from pipeline.plan import Window
+    from workers.replica import ModelChoice, start_replica
+
+    choice = ModelChoice(f"python:jobs.bench.models:{model}", settings)
+    profile = find_model(choice.spec).profile(settings)
+    times = np.arange(33, dtype=np.int64) * 500_000
+    frames = [ray.put(Frames(np.zeros((33, 224, 398, 3), np.uint8), times, times + 500_000)) for _ in range(4)]
+    replica = start_replica("alone", choice, profile, profile.cpus)
+    try:
+        ray.get(replica.ready())
+        began = time.perf_counter()
+        for number in range(windows):
+            ray.get(replica.watch([Window("v", number, 0, 16_000_000)], [frames[number % 4]]))
+        return time.perf_counter() - began
+    finally:
+        replica.stop()
+
+
+def throughput(folder: Path, quick: bool) -> list[Result]:
+    """Part 1."""
+    settings = {"window_s": 16, "overlap_s": 1, "fps": 2, "short_side": 224, "seconds": 0.5}
+    results = []
+    for stage, videos in (("model", 5 if quick else 8), ("decode", 10 if quick else 20)):
+        archive = make_videos(folder / f"for-{stage}", videos, 121, (640, 360), 25)
+        job: list[float] = []
+        alone: list[float] = []
+        for turn in range(1 if quick else 3):
+            log = folder / f"log-{stage}-{turn}"
+            seconds, windows = whole_job(archive, log, "sleeping" if stage == "model" else "nothing", settings)
+            job.append(windows / seconds)
+            if stage == "model":
+                alone.append(windows / model_alone("sleeping", settings, windows))
+            else:
+                alone_s, same = decode_alone(archive, settings)
+                assert same == windows
+                alone.append(windows / alone_s)
+        job_rate, alone_rate = statistics.median(job), statistics.median(alone)
+        results.append(
+            {
+                "slowest_stage": stage,
+                "windows": windows,
+                "job_per_s": job_rate,
+                "alone_per_s": alone_rate,
+                "ratio": job_rate / alone_rate,
+            }
+        )
+    return results
+
+
+def overhead(folder: Path, quick: bool) -> list[Result]:
+    """Part 2."""
+    results = []
+    for seconds in (300, 1200) if quick else (300, 1200, 4800):
+        archive = make_videos(folder / f"small{seconds}", 1, seconds, (64, 48), 2)
+        settings = {"window_s": 1, "overlap_s": 0, "fps": 1}
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        elapsed_s, windows = whole_job(archive, folder / f"log-small{seconds}", "nothing", settings)
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        results.append(
+            {
+                "windows": windows,
+                "wall_ms_per_window": elapsed_s / windows * 1e3,
+                "driver_cpu_ms_per_window": cpu_s / windows * 1e3,
+                "windows_per_s": windows / elapsed_s,
+            }
+        )
+    return results
+
+
+def memory(folder: Path, quick: bool) -> list[Result]:
+    """Part 3. Each job in a process of its own, with a Ray of its own."""
+    counts = (10, 60) if quick else (10, 50, 200)
+    archive = make_videos(folder / "many", max(counts), 8, (320, 192), 25)
+    names = sorted(map(str, archive.glob("*.mp4")))
+    results = []
+    for count in counts:
+        listed = folder / f"first{count}.txt"
+        listed.write_text("\n".join(names[:count]))
+        command = [sys.executable, "-m", "jobs.run", f"@{listed}", "--log", str(folder / f"log-many{count}")]
+        command += ["--model", "python:jobs.bench.models:colours", "--fps", "8", "--window", "4", "--overlap", "1"]
+        process = subprocess.Popen([*command, "--replicas", "1"], stdout=subprocess.PIPE, text=True)
+        peak = _peak_memory(process)
+        said = process.communicate()[0]
+        assert process.returncode == 0, said
+        results.append({"videos": count, **{k: v / 2**20 for k, v in peak.items()}})
+    return results
+
+
+def _peak_memory(process: subprocess.Popen[str]) -> dict[str, int]:
+    """Peak bytes of the processes' proportional set size, all together and of the driver, until the process ends."""
+    peak = {"all_mib": 0, "driver_mib": 0}
+    while process.poll() is None:
+        driver = _pss(process.pid)
+        peak["driver_mib"] = max(peak["driver_mib"], driver)
+        peak["all_mib"] = max(peak["all_mib"], driver + sum(map(_pss, descendants(process.pid))))
+        time.sleep(0.25)
+    return peak
+
+
+def _pss(pid: int) -> int:
+    """Proportional set size in bytes (proc(5), smaps_rollup): shared pages, the object store's too, counted once."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="smaller archives, about two minutes")
+    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--only", choices=("throughput", "overhead", "memory"), help="one part")
+    args = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    figures: dict[str, list[Result]] = {}
+    parts: dict[str, Callable[[Path, bool], list[Result]]] = {"throughput": throughput, "overhead": overhead}
+    with tempfile.TemporaryDirectory(prefix="secondsight-flow-") as name:
+        folder = Path(name)
+        if args.only != "memory":
+            import ray
+
+            from workers.cluster import start_local
+
+            start_local()
+            for part, measure in parts.items():
+                if args.only in (None, part):
+                    figures[part] = measure(folder, args.quick)
+                    _print(part, figures[part])
+            ray.shutdown()
+        if args.only in (None, "memory"):
+            figures["memory"] = memory(folder, args.quick)
+            _print("memory", figures["memory"])
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=1))
+    return 0
+
+
+def _print(part: str, results: list[Result]) -> None:
+    print(f"\n{part}", flush=True)
+    columns = list(results[0])
+    print("  ".join(f"{c:>24}" for c in columns))
+    for result in results:
+        cells = [f"{v:>24.3f}" if isinstance(v, float) else f"{v!s:>24}" for v in result.values()]
+        print("  ".join(cells), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
