@@ -53,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if args.quick:
         args.processes, args.commits = 4, 25
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the writers are ended too
     with tempfile.TemporaryDirectory() as folder, storage(args.store, Path(folder)) as uri:
         figures = race(uri, Path(folder), args.processes, args.commits, args.seed)
     for name, value in figures.items():
@@ -158,29 +159,35 @@ def race(uri: str, folder: Path, processes: int, commits: int, seed: int) -> dic
     began = time.monotonic()
     next_kill = began + generator.uniform(1.5, 4)
     allowed = processes + 2 * processes  # kills; enough to hit every moment, few enough to end
-    while True:
-        for i, writer in enumerate(writers):
-            if writer is not None and writer.poll() is None:
-                continue
-            if writer is not None and writer.returncode not in (0, -signal.SIGKILL):
-                raise AssertionError(f"writer {i} ended with status {writer.returncode}")
-            left = commits - (len(journals[i].read_text().splitlines()) if journals[i].exists() else 0)
-            if left > 0:
-                starts += 1
-                mine = [uri, str(journals[i]), f"run-{i}-{starts}", str(seed * 1000 + starts), str(left)]
-                command = [sys.executable, "-m", "jobs.bench.log_race", "--processes", str(processes)]
-                writers[i] = subprocess.Popen([*command, "--commits", str(commits), "--writer", *mine])
-            else:
-                writers[i] = None
-        alive = [w for w in writers if w is not None and w.poll() is None]
-        if not alive and all(w is None for w in writers):
-            break
-        if time.monotonic() > next_kill and alive and kills < allowed:
-            generator.choice(alive).kill()
-            kills += 1
-            next_kill = time.monotonic() + generator.uniform(0.3, 2)
-        reads += _read(uri, generator)
-        time.sleep(0.2)
+    try:
+        while True:
+            for i, writer in enumerate(writers):
+                if writer is not None and writer.poll() is None:
+                    continue
+                if writer is not None and writer.returncode not in (0, -signal.SIGKILL):
+                    raise AssertionError(f"writer {i} ended with status {writer.returncode}")
+                left = commits - (len(journals[i].read_text().splitlines()) if journals[i].exists() else 0)
+                if left > 0:
+                    starts += 1
+                    mine = [uri, str(journals[i]), f"run-{i}-{starts}", str(seed * 1000 + starts), str(left)]
+                    command = [sys.executable, "-m", "jobs.bench.log_race", "--processes", str(processes)]
+                    writers[i] = subprocess.Popen([*command, "--commits", str(commits), "--writer", *mine])
+                else:
+                    writers[i] = None
+            alive = [w for w in writers if w is not None and w.poll() is None]
+            if not alive and all(w is None for w in writers):
+                break
+            if time.monotonic() > next_kill and alive and kills < allowed:
+                generator.choice(alive).kill()
+                kills += 1
+                next_kill = time.monotonic() + generator.uniform(0.3, 2)
+            reads += _read(uri, generator)
+            time.sleep(0.2)
+    finally:
+        for writer in writers:
+            if writer is not None:
+                writer.kill()
+                writer.wait()
     took = time.monotonic() - began
     counts = _settle(log, uri, journals)
     lines = [json.loads(line) for journal in journals for line in journal.read_text().splitlines()]
