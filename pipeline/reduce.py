@@ -256,8 +256,10 @@ def _clean(value: object, limit: int) -> str:
     """Text that every table and terminal can hold: valid Unicode on one or more lines, no control characters."""
     if not isinstance(value, str):
         return ""
-    value = value[: 2 * limit].encode("utf-8", "ignore").decode()  # lone surrogates go
-    return "".join(c for c in value if c in "\n\t" or c.isprintable() or c == "\u200d").strip()[:limit]
+    value = value[: 2 * limit]
+    if not value.isprintable():  # lone surrogates are not, either
+        value = "".join(c for c in value if c in "\n\t" or c.isprintable() or c == "\u200d")
+    return value.strip()[:limit]
 
 
 def _confidence(value: object) -> float | None:
