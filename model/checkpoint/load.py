@@ -12,6 +12,7 @@ from torch import nn
 from model.checkpoint.fill import fill
 from model.checkpoint.index import Checkpoint, open_checkpoint
 from model.checkpoint.layout import ExpertReads
+from model.checkpoint.packed import PackedLinear, pays
 from model.checkpoint.plan import Plan, plan_model, stored_dtype
 from model.checkpoint.skeleton import parse_config
 from model.experts.fp8 import Fp8Experts
@@ -53,7 +54,8 @@ def load_qwen3_vl(
     """Load the share of one rank: its experts of every layer and all the rest.
 
     `path`: a local directory, an fsspec URI or a hub id. `group`: the process group of the replica's ranks (gloo on
-    CPUs, NCCL on GPUs), needed where `ranks` > 1. `dtype`: of the weights, by default the checkpoint's own.
+    CPUs, NCCL on GPUs), needed where `ranks` > 1. `dtype`: of weights and activations; by default the checkpoint's own,
+    but on CPUs that cannot multiply it float32 with packed weights (see packed.py; the ranks agree on it: collective).
     `placement`: which rank holds which experts, by default contiguous. `keep_fp8`: whether experts stored in
     block-scaled FP8 stay so in memory, by default on GPUs only (all else is dequantised). Host memory peaks at the
     share of this rank plus little more than one matrix. Raises ModelError naming what is missing, extra, misshapen or
@@ -62,10 +64,11 @@ def load_qwen3_vl(
     device = torch.device(device)
     checkpoint = open_checkpoint(path)
     config = parse_config(checkpoint.config, checkpoint.path)
-    dtype = dtype or stored_dtype(config)
+    packed = dtype is None and _all_ranks(pays(stored_dtype(config), device), ranks, group)
+    dtype = dtype or (torch.float32 if packed else stored_dtype(config))
     keep_fp8 = device.type == "cuda" if keep_fp8 is None else keep_fp8
-    plan = plan_model(checkpoint, config, rank, ranks, group, dtype, device, placement, attention, keep_fp8)
-    _fill_parameters(plan, checkpoint, dtype, device)
+    plan = plan_model(checkpoint, config, rank, ranks, group, dtype, device, placement, attention, keep_fp8, packed)
+    _fill_parameters(plan, checkpoint, dtype, device, packed)
     for module, reads in plan.experts:
         for slot, expert in enumerate(module.parallel.placement.held[module.layer][rank]):
             _fill_expert(module, slot, reads[expert], checkpoint, plan.block)
@@ -75,14 +78,35 @@ def load_qwen3_vl(
     return LoadedModel(plan.model, config, checkpoint, rank, ranks, device, dtype, plan.parallel, Lockstep(plan.model))
 
 
-def _fill_parameters(plan: Plan, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> None:
-    for name, read in plan.parameters.items():
-        target = torch.empty(plan.model.get_parameter(name).shape, dtype=dtype, device=device)
-        fill(checkpoint.source, read, plan.block, target)
+def _all_ranks(wanted: bool, ranks: int, group: dist.ProcessGroup | None) -> bool:
+    """Whether every rank wants it: they exchange activations, so they must compute in one dtype."""
+    if ranks == 1 or group is None:
+        return wanted
+    flag = torch.tensor([int(wanted)])
+    dist.all_reduce(flag, dist.ReduceOp.MIN, group=group)
+    return bool(flag.item())
+
+
+def _fill_parameters(
+    plan: Plan, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, packed: bool
+) -> None:
+    model, reads = plan.model, plan.parameters
+
+    def filled(name: str) -> torch.Tensor:
+        target = torch.empty(model.get_parameter(name).shape, dtype=dtype, device=device)
+        fill(checkpoint.source, reads[name], plan.block, target)
+        return target
+
+    for name in reads:
         owner, _, leaf = name.rpartition(".")
-        setattr(plan.model.get_submodule(owner), leaf, nn.Parameter(target, requires_grad=False))
-    if "lm_head.weight" not in plan.parameters:
-        plan.model.lm_head.weight = plan.model.get_input_embeddings().weight
+        module = model.get_submodule(owner)
+        if not packed or not isinstance(module, nn.Linear | PackedLinear):
+            setattr(module, leaf, nn.Parameter(filled(name), requires_grad=False))
+        elif leaf == "weight":
+            bias = filled(f"{owner}.bias") if f"{owner}.bias" in reads else None
+            model.set_submodule(owner, PackedLinear(filled(name), bias))
+    if "lm_head.weight" not in reads:
+        model.lm_head.weight = model.get_input_embeddings().weight
 
 
 def _fill_expert(

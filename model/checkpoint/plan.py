@@ -43,6 +43,7 @@ def plan_model(
     placement: Placement | None = None,
     attention: str = "sdpa",
     keep_fp8: bool = False,
+    packed: bool = False,
 ) -> Plan:
     """Build the model of one rank and map every tensor of the checkpoint to it.
 
@@ -65,7 +66,7 @@ def plan_model(
         if keep_fp8 and block is not None and all(stays_fp8(read, shape, block) for read in reads):
             weights = Fp8Experts(count, shape.hidden, shape.width, block, dtype, device)
         else:
-            weights = best_form(count, shape.hidden, shape.width, dtype, device)
+            weights = best_form(count, shape.hidden, shape.width, dtype, device, packed)
         moe.experts = sharded(config, parallel, layer, weights)
         experts.append((moe.experts, reads))
     parameters = {}

@@ -27,7 +27,7 @@ class ExpertWeights(Protocol):
     count: int
     hidden: int
     width: int
-    dtype: torch.dtype
+    dtype: torch.dtype  # of the activations
     device: torch.device
 
     @property
@@ -48,10 +48,20 @@ class ExpertWeights(Protocol):
 
 
 def best_form(
-    count: int, hidden: int, width: int, dtype: torch.dtype, device: torch.device | str = "cpu"
+    count: int,
+    hidden: int,
+    width: int,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    packed: bool = False,
 ) -> ExpertWeights:
-    """Empty experts in the form that is fastest for this dtype on this device."""
+    """Empty experts in the form that is fastest for activations of this dtype on this device.
+
+    `packed`: hold the weights in half precision although the activations are float32.
+    """
     device = torch.device(device)
+    if packed:
+        return PackedExperts(count, hidden, width, dtype)
     if device.type == "cpu" and dtype in (torch.bfloat16, torch.float16) and not multiplies(dtype) and can_pack():
         return PackedExperts(count, hidden, width, dtype)
     return PlainExperts(count, hidden, width, dtype, device)
@@ -120,6 +130,8 @@ def run_grouped(x: Tensor, gate_up: Tensor, down: Tensor, counts: Tensor, activa
 
 class PackedExperts:
     """bf16 or fp16 weights on a CPU that cannot multiply them: kept as fp16 in FBGEMM's packing, multiplied in fp32.
+
+    `dtype` is that of the activations.
 
     torch's bf16 kernels without bf16 instructions reach a tenth of its fp32 speed; FBGEMM widens fp16 in registers and
     reads half of the bytes of fp32. A bf16 weight is exact in fp16 from 6.1e-5 to 65504; smaller ones are rounded to

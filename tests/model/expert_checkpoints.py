@@ -74,7 +74,14 @@ def build(kind: str, dtype: torch.dtype = torch.float32, seed: int = 0, **text: 
                 torch.nn.init.normal_(parameter, std=0.5 if name.endswith("gate.weight") else 0.15)
             else:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model.to(dtype).eval()
+    return cast(model, dtype).eval()
+
+
+def cast(model: Any, dtype: torch.dtype) -> Any:
+    """The model with its parameters in `dtype`, and its RoPE frequencies left in float32 as from_pretrained does."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
 
 
 def save(model: Any, folder: Path, layout: str = "transformers5", shards: int = 1, fp8: int = 0) -> Path:

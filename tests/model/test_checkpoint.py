@@ -131,6 +131,29 @@ def test_buffers_are_real_and_parameters_need_no_gradient(folder: Path, moe: Any
     assert not any(parameter.requires_grad or parameter.is_meta for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("kind", ["moe", "dense"])
+def test_bf16_checkpoints_where_bf16_cannot_be_multiplied(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Packed weights give the logits of the same weights in float32, and take the memory of bf16."""
+    from model.checkpoint import packed
+    from model.checkpoint.load import load_qwen3_vl
+
+    if not packed.can_pack():
+        pytest.skip("this build of torch has no FBGEMM")
+    monkeypatch.setattr(packed, "multiplies", lambda dtype: dtype == torch.float32)
+    reference = tiny.build(kind, torch.bfloat16)
+    path = tiny.save(reference, tmp_path / kind, "hub")
+    reference = tiny.cast(reference, torch.float32)
+    loaded = load_qwen3_vl(str(path))
+    assert loaded.dtype == torch.float32
+    for inputs in (tiny.sample(1, 5), tiny.sample(2, 7, frames=3, images=1)):
+        torch.testing.assert_close(logits(loaded.model, inputs), logits(reference, inputs), rtol=0, atol=1e-4)
+    linears = [module for module in loaded.model.modules() if isinstance(module, torch.nn.Linear)]
+    assert linears == ([loaded.model.lm_head] if kind == "dense" else [])  # tied to the embedding: no second copy
+    assert load_qwen3_vl(str(path), dtype=torch.bfloat16).model.dtype == torch.bfloat16
+
+
 def test_a_rank_reads_its_share_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from model.checkpoint.load import load_qwen3_vl
 

@@ -64,7 +64,7 @@ def references(tiny: ModuleType) -> dict[str, dict[int, Any]]:
                 chosen.clear()
             if kind == "moe":
                 found["bf16"] = {}
-                model = model.bfloat16()
+                model = tiny.cast(model, torch.bfloat16)
                 for sample in SAMPLES:
                     found["bf16"][sample["seed"]] = model(**tiny.sample(**sample)).logits
     return found
