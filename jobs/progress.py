@@ -73,7 +73,8 @@ def render(progress: Progress, elapsed_s: float) -> Group:
         f"{left} left",
     ]
     line.add_row(*cells)
-    bar = ProgressBar(total=max(1, total_us), completed=min(progress.video_us, total_us), width=60)
+    bar = Table.grid()
+    bar.add_row(ProgressBar(total=max(1, total_us), completed=min(progress.video_us, total_us), width=60))
     notes = [f"{progress.already:,} already done"] if progress.already else []
     notes += [f"{progress.replicas} replicas"] if progress.replicas else ["loading the model …"]
     notes += [f"{progress.replica_deaths} replaced"] if progress.replica_deaths else []

@@ -280,6 +280,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    try:
+        return _main(args)
+    except KeyboardInterrupt:
+        print(f"\nstopped; what is finished is in {args.log}, the same command does the rest", file=sys.stderr)
+        return 130
+
+
+def _main(args: argparse.Namespace) -> int:
     from jobs.progress import ProgressDisplay, summary_lines
 
     began = time.monotonic()
