@@ -41,9 +41,9 @@ X264 = {"preset": "medium", "crf": "23"}
 CLIPS: dict[str, tuple[str, str, int, int, int, dict[str, str]]] = {
     "h264-250": ("h264_250.mp4", "libx264", 1280, 720, 30, {**X264, "g": "250"}),
     "h264-48": ("h264_48.mp4", "libx264", 1280, 720, 30, {**X264, "g": "48", "keyint_min": "48"}),
-    "hevc": ("hevc.mp4", "libx265", 1920, 1080, 12, {"preset": "fast", "x265-params": "pools=none:log-level=error"}),
-    "vp9": ("vp9.webm", "libvpx-vp9", 1280, 720, 16, {"deadline": "realtime", "cpu-used": "6", "b": "2M"}),
-    "av1": ("av1.mp4", "libsvtav1", 1280, 720, 16, {"preset": "10", "g": "120", "svtav1-params": "lp=1"}),
+    "hevc": ("hevc.mp4", "libx265", 1920, 1080, 8, {"preset": "fast", "x265-params": "pools=none:log-level=error"}),
+    "vp9": ("vp9.webm", "libvpx-vp9", 1280, 720, 12, {"deadline": "realtime", "cpu-used": "6", "b": "2M"}),
+    "av1": ("av1.mp4", "libsvtav1", 1280, 720, 12, {"preset": "10", "g": "120", "svtav1-params": "lp=1"}),
 }
 
 

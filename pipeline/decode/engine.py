@@ -25,9 +25,8 @@ _BY_PACKETS = frozenset({"h264", "hevc", "vp8", "vp9", "av1", "mjpeg", "prores",
 #: Containers whose packets carry presentation times.
 _TIMED = frozenset({"mov", "mp4", "matroska", "webm", "mpegts", "flv", "ivf", "mxf", "nut"})
 
-_DETOUR_US = (
-    20 * SECOND_US
-)  # where the packets prove wrong, this much is decoded the plain way before they are trusted again
+#: Where the packets prove wrong, this much is decoded the plain way before they are trusted again.
+_DETOUR_US = 20 * SECOND_US
 _SECOND_CHANCES = 16
 
 

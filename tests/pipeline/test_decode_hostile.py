@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -19,7 +20,7 @@ import pytest
 
 from jobs.bench.clips import read_number, write_clip
 from pipeline.decode import DecodeLimits, decode_windows
-from pipeline.errors import VideoError
+from pipeline.errors import VideoError, VideoReason
 from pipeline.frames import Frames
 from pipeline.plan import SECOND_US, Sampling, Window, round_us
 from pipeline.probe import probe
@@ -230,7 +231,7 @@ def test_a_decompression_bomb(tmp_path: Path) -> None:
 import os, resource
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
 from pipeline.probe import probe
-from pipeline.errors import VideoError
+from pipeline.errors import VideoError, VideoReason
 try:
     probe({str(path)!r}, os.path.getsize({str(path)!r}), "", ({str(path)!r},))
 except VideoError as error:
@@ -347,3 +348,27 @@ def test_a_bad_clock_is_decoded_plainly(sound_clips: Path, tmp_path: Path) -> No
     check(video, frames)
     assert len(frames) == 67 and not frames.lost_us
     assert (np.diff(frames.time_us) > 0).all()
+
+
+@pytest.mark.parametrize("reason", ["storage", "changed", "vanished"])
+def test_storage_that_fails_while_reading(
+    sound_clips: Path, monkeypatch: pytest.MonkeyPatch, reason: VideoReason
+) -> None:
+    """An error of the storage stays that error; it is no end of the file."""
+    data = (sound_clips / "a.ts").read_bytes()
+
+    class Failing(io.BytesIO):
+        size = len(data)
+
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() > budget:
+                raise VideoError("memory://a.ts", reason, "it failed in the middle of the test")
+            return super().read(size)
+
+    budget = len(data)
+    monkeypatch.setattr("pipeline.decode.media.open_object", lambda uri: Failing(data))
+    video = probe("memory://a.ts", len(data), "", ("memory://a.ts",))
+    assert len(whole(video)) == 50
+    budget = len(data) // 2
+    for threads in (1, 2):
+        assert refusal(lambda: whole(video, threads=threads)).reason == reason  # noqa: B023
