@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", metavar="KIND", action="append", help="only events of this kind; may be repeated")
     parser.add_argument("--text", metavar="TEXT", help="only events with TEXT in their text (case does not matter)")
     parser.add_argument("--run", metavar="ID", help="answer from this run (its id, or the beginning of one)")
+    parser.add_argument("--version", metavar="N", type=int, help="ask an earlier version of the log (default: newest)")
     parser.add_argument("--limit", metavar="N", type=int, default=LIMIT, help=f"rows of a table (default: {LIMIT})")
     add_format(parser)
 
@@ -55,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if args.count is not None and args.before is None and args.after is None:
         raise UsageError("--count goes with --before or --after")
-    query = Query(args.log)
+    query = Query(args.log, args.version)
     wanted = Filter(args.kind, args.text)
     if args.video is None and (args.before is not None or args.after is not None):
         raise UsageError("--before and --after ask about one video: add --video NAME")

@@ -45,15 +45,15 @@ class Match:
 class Query:
     """Answers from one version of a log; `refresh` moves on to the newest."""
 
-    def __init__(self, log: EventLog | str) -> None:
-        """On an open log, or on its path or URI. Raises LogError where there is no log."""
+    def __init__(self, log: EventLog | str, version: int | None = None) -> None:
+        """On an open log, or on its path or URI; `version`: as it was then (slower). Raises LogError: no log there."""
         self._store: Store = open_store(log if isinstance(log, str) else log.uri)
-        self.refresh()
+        self._lookup = Lookup(self._store)
+        self._finder = open_finder(self._store) if version is None else scan_finder(self._store, version)
 
     def refresh(self) -> None:
         """Answer from the newest version from now on."""
         self._finder = open_finder(self._store)
-        self._lookup = Lookup(self._store)
 
     @property
     def version(self) -> int:
@@ -212,7 +212,9 @@ class Query:
         try:
             return answer(entry)
         except LogError:
-            again = [e for e in scan_finder(self._store).entries(entry.video_id) if e.run_id == entry.run_id]
+            again = [
+                e for e in scan_finder(self._store, self.version).entries(entry.video_id) if e.run_id == entry.run_id
+            ]
             if not again or {s.path for s in again[0].spans} == {s.path for s in entry.spans}:
                 raise
             return answer(again[0])

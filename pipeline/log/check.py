@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import LogError
 from pipeline.log.delta import Delta
 from pipeline.log.finder import DAMAGE, IndexFinder, scan_finder
-from pipeline.log.head import HEAD, load, stem_of
+from pipeline.log.head import DAMAGED, HEAD, load, stem_of
 from pipeline.log.index import Entry
 from pipeline.log.indexing import Owner
 from pipeline.log.protocol import DataFile, commit_path
@@ -96,7 +96,7 @@ def _index(store: Store, problems: list[Problem]) -> dict[Owner, Entry]:
     """What the index holds, or the data files where it is damaged."""
     hint = "`secondsight log LOG --compact` makes the index again; until then answers are slower"
     published = load(store)
-    if published is None:
+    if published is None or published[0] is DAMAGED:
         problems.append(Problem(HEAD, f"the index is missing or damaged; {hint}"))
     else:
         try:

@@ -241,8 +241,6 @@ def _rebuild_index(
         if ahead is None:
             raise LogError(f"{store.uri}: commits vanished while the index was made; compact again")
         tag = published[1] if published else None
-        if published is None and store.tagged(HEAD) is not None:
-            store.delete([HEAD])  # damaged
         if store.swap(HEAD, ahead.pack(), tag) is not None:
             return
 

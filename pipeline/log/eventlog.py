@@ -123,7 +123,7 @@ class EventLog:
         while not delta.commit([written.file], [before] if before else []):
             pass
         self._learn(delta)
-        self._publisher.publish(delta.version, roll=before is not None)
+        self._publisher.publish(delta.version)
         return written.file
 
     def _run_ids(self, delta: Delta) -> set[str]:

@@ -75,10 +75,11 @@ def open_finder(store: Store) -> Finder:
         return scan_finder(store)
 
 
-def scan_finder(store: Store) -> ScanFinder:
+def scan_finder(store: Store, version: int | None = None) -> ScanFinder:
+    """Lookups in the data files of a version (default: the newest)."""
     from pipeline.log.scan import ScanFinder
 
-    return ScanFinder(store)
+    return ScanFinder(store, version)
 
 
 class Guarded:

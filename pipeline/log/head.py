@@ -10,6 +10,7 @@ Compactions change no row, so the index of the files they replace stays right as
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 from collections.abc import Iterable, Mapping
@@ -93,15 +94,19 @@ class Head:
             raise LogError(f"{name}: not the head of an event log's index: {error}") from error
 
 
+#: Stands for a head that cannot be read: nothing is known.
+DAMAGED = Head(-1, stale=True)
+
+
 def load(store: Store) -> tuple[Head, str] | None:
-    """The published head and the tag of this version of it; None where there is none (or a damaged one)."""
+    """The published head and the tag of this version of it; None where there is none, DAMAGED where it is."""
     found = store.tagged(HEAD)
     if found is None:
         return None
     try:
         return Head.unpack(found[0], f"{store.uri}/{HEAD}"), found[1]
     except LogError:
-        return None
+        return DAMAGED, found[1]
 
 
 def advance(head: Head, store: Store, until: int | None = None, own: Mapping[str, bytes] | None = None) -> Head | None:
@@ -155,18 +160,25 @@ class Publisher:
     own: dict[str, bytes] = field(default_factory=dict)
     _known: tuple[Head, str] | None = None
 
-    def publish(self, version: int, roll: bool = False) -> None:
-        """Make the head cover at least `version`; with `roll` merge its tail into the catalog whatever its size."""
+    def publish(self, version: int) -> None:
+        """Make the head cover at least `version`.
+
+        What goes wrong here is no fault of the commit before it: the head stays late until the next one.
+        """
+        with contextlib.suppress(LogError, OSError):
+            self._publish(version)
+
+    def _publish(self, version: int) -> None:
         known = self._known or load(self.store)
+        self._known = None
         while True:
-            head, tag = known if known is not None else (Head(-1), None)  # absent: from the first commit on
-            if head.version >= version and not (roll and head.tail):
+            head, tag = known if known is not None else (DAMAGED, None)
+            if head.version >= version:
                 break
-            ahead = advance(head, self.store, version, self.own) if head.version < version else head
-            if ahead is None:  # commits in between are gone: only a rebuild (compaction) can cover them
+            ahead = advance(Head(-1) if head is DAMAGED else head, self.store, version, self.own)
+            if ahead is None:  # commits in between are gone: only a compaction can make the index again
                 return
-            videos = sum(t.videos for t in ahead.tail)
-            if roll or videos > TAIL_VIDEOS or len(ahead.tail) > TAIL_COMMITS:
+            if sum(t.videos for t in ahead.tail) > TAIL_VIDEOS or len(ahead.tail) > TAIL_COMMITS:
                 ahead = self._rolled(ahead)
             new_tag = self.store.swap(HEAD, ahead.pack(), tag)
             if new_tag is not None:
@@ -179,13 +191,18 @@ class Publisher:
             self.own = {stem: data for stem, data in self.own.items() if stem in listed}
 
     def _rolled(self, head: Head) -> Head:
-        if not head.tail:
-            return head
-        files = [IndexFile.of(self._index(t.stem), index_path(t.stem)) for t in head.tail]
+        """With the tail merged into the catalog."""
+        files, lost = [], []
+        for t in head.tail:
+            try:
+                files.append(IndexFile.of(self._index(t.stem), index_path(t.stem)))
+            except (FileNotFoundError, LogError):
+                lost += [f"record={record}/{t.stem}.parquet" for record in ("events", "videos", "names")]
         if head.catalog is not None:
             path = head.catalog[0]
             files.insert(0, IndexFile.of(self.store.read(path), path))
-        return replace(head, catalog=write_catalog(self.store, files), tail=())
+        catalog = write_catalog(self.store, files)
+        return replace(head, catalog=catalog, tail=(), unindexed=(*head.unindexed, *lost))
 
     def _index(self, stem: str) -> bytes:
         return self.own[stem] if stem in self.own else self.store.read(index_path(stem))

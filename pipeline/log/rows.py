@@ -38,7 +38,7 @@ def event_batches(results: Sequence[VideoResult], models: Mapping[str, str], row
                 "end_us": [e.end_us for e in events],
                 "kind": [_text(e.kind) for e in events],
                 "text": [_text(e.text) for e in events],
-                "confidence": [e.confidence for e in events],
+                "confidence": [e.confidence if e.confidence == e.confidence else None for e in events],  # NaN: unknown
                 "model": [models[r.run_id] for r in videos],
                 "window_first": [e.window_first for e in events],
                 "window_last": [e.window_last for e in events],

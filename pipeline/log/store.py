@@ -246,7 +246,8 @@ class ObjectStore:
         return {"allow_http": True} if self.options() else None
 
     @contextlib.contextmanager
-    def _request(self, path: str) -> Iterator[None]:
+    def request(self, path: str) -> Iterator[None]:
+        """Around one request for an object: counts it, and raises LogError where the store fails."""
         self.requests += 1
         try:
             yield
@@ -259,7 +260,7 @@ class ObjectStore:
             raise LogError(f"{self.uri}/{path}: the object store failed: {said}") from error
 
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
-        with self._request(path):
+        with self.request(path):
             if length is None and start == 0:
                 data = self._obstore.get(self._store, path).bytes()
             elif length is None:
@@ -273,12 +274,12 @@ class ObjectStore:
         return lambda start, length: self.read(path, start, length)
 
     def size(self, path: str) -> int:
-        with self._request(path):
+        with self.request(path):
             return int(self._obstore.head(self._store, path)["size"])
 
     def tagged(self, path: str) -> tuple[bytes, str] | None:
         try:
-            with self._request(path):
+            with self.request(path):
                 got = self._obstore.get(self._store, path)
                 data = got.bytes().to_bytes()
         except FileNotFoundError:
@@ -294,27 +295,43 @@ class ObjectStore:
 
     def _conditional(self, path: str, data: bytes, mode: Any) -> str | None:
         try:
-            with self._request(path):
+            with self.request(path):
                 return self._obstore.put(self._store, path, data, mode=mode, use_multipart=False)["e_tag"] or ""
         except self._exists:
             return None
 
     def sink(self, path: str) -> BinaryIO:
-        return cast(BinaryIO, self._obstore.open_writer(self._store, path))
+        with self.request(path):
+            return cast(BinaryIO, _Upload(self, path, self._obstore.open_writer(self._store, path)))
 
     def list(self, prefix: str, after: str = "") -> Iterator[tuple[str, int, float]]:
-        with self._request(prefix):
+        with self.request(prefix):
             for chunk in self._obstore.list(self._store, prefix or None, offset=after or None):
                 for meta in chunk:
                     yield meta["path"], meta["size"], meta["last_modified"].timestamp()
 
     def delete(self, paths: Sequence[str]) -> None:
         for start in range(0, len(paths), 1000):
-            with self._request(paths[start]), contextlib.suppress(*self._absent):
+            with self.request(paths[start]), contextlib.suppress(*self._absent):
                 self._obstore.delete(self._store, list(paths[start : start + 1000]))
 
     def sync(self, paths: Sequence[str]) -> None:
         """An object store has stored what it has acknowledged."""
+
+
+class _Upload:
+    """An object being uploaded, with the store's errors as ours."""
+
+    def __init__(self, store: ObjectStore, path: str, writer: Any) -> None:
+        self._store, self._path, self._writer = store, path, writer
+
+    def write(self, data: bytes) -> None:
+        with self._store.request(self._path):
+            self._writer.write(data)
+
+    def close(self) -> None:
+        with self._store.request(self._path):
+            self._writer.close()
 
 
 def check_conditional_put(store: Store) -> None:

@@ -9,9 +9,11 @@ import duckdb
 import polars
 import pytest
 from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
 
 from pipeline.errors import LogError
 from pipeline.log import EventLog
+from pipeline.query import Query
 from tests.pipeline.logs import event, run_record, video_id, video_result
 
 
@@ -161,3 +163,34 @@ def test_a_video_of_many_events_and_hostile_text(tmp_path: Path) -> None:
     table = log.snapshot().table("events")
     assert table["start_us"].to_pylist() == [e.start_us for e in events]
     assert table["text"][7].as_py() == "? \x00 ü"
+
+
+def test_a_commit_whose_answer_is_lost_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store has taken the commit, the answer was lost, and the repeated put is refused: it is ours all the same."""
+    log = open_log(tmp_path / "log")
+    write = DeltaTable.create_write_transaction
+
+    def lossy(*args: object, **options: object) -> None:
+        write(*args, **options)  # type: ignore[arg-type]
+        raise CommitFailedError("version already exists")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DeltaTable, "create_write_transaction", lossy)
+        assert log.commit([video_result("a")]).committed == (video_id("a"),)
+    assert log.commit([video_result("a"), video_result("b")]).committed == (video_id("b"),)
+    assert log.snapshot().table("events").num_rows == 4
+    assert log.check() == []
+
+
+def test_a_late_index_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A committer that dies (or fails) between its commit and publishing the index: readers catch up by themselves."""
+    log = open_log(tmp_path / "log")
+    log.commit([video_result("a.mp4")])
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.log.store.LocalStore.swap", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+        assert log.commit([video_result("b.mp4")]).committed == (video_id("b.mp4"),)
+    assert Query(str(tmp_path / "log")).between("b.mp4", 0, 5_000_000).num_rows == 2
+    log.commit([video_result("c.mp4")])
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        assert Query(str(tmp_path / "log")).between(name, 0, 5_000_000).num_rows == 2
+    assert log.check() == []

@@ -52,9 +52,9 @@ def test_a_cold_lookup_takes_three_requests(bucket: str) -> None:
     log.begin_run(run_record())
     for k in range(5):
         log.commit([video_result(f"{k}-{i}.mp4", random_events(random.Random(i), 300, 1000)) for i in range(20)])
-    for finished in (False, True):
-        if finished:
-            log.finish_run("run-1", {}, "done")
+    for compacted in (False, True):
+        if compacted:
+            log.compact()
         query = Query(uri)
         assert query.at(video_id("3-7.mp4"), 10, span_us=100).num_rows > 0
         assert isinstance(query._store, ObjectStore)

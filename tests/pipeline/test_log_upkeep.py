@@ -191,6 +191,10 @@ def test_a_damaged_index_costs_time_not_answers(tmp_path: Path, what: str) -> No
     if what == "head":
         (path / "_index" / "head").write_bytes(b"SSHEAD01 nonsense")
         assert [p.path for p in check(open_store(str(path)))] == ["_index/head"]
+        log = EventLog.open(str(path))
+        log.begin_run(run_record("run-2"))
+        assert check(open_store(str(path))) == []  # the next commit has made it again
+        (path / "_index" / "head").write_bytes(b"SSHEAD01 nonsense")
     elif what in ("tail", "bucket"):
         index = sorted((path / "_index").glob("*.idx"))[0]
         data = index.read_bytes()

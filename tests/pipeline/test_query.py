@@ -31,14 +31,14 @@ def as_rows(events: list[Event]) -> list[Row]:
     return [(e.start_us, e.end_us, e.kind, e.text) for e in events]
 
 
-def make(folder: Path, videos: dict[str, list[Event]], per_commit: int = 2, finish: bool = False) -> str:
+def make(folder: Path, videos: dict[str, list[Event]], per_commit: int = 2, compact: bool = False) -> str:
     log = EventLog.open(str(folder), create=True)
     log.begin_run(run_record())
     names = list(videos)
     for at in range(0, len(names), per_commit):
         log.commit([video_result(n, videos[n], duration_us=10 * SPAN) for n in names[at : at + per_commit]])
-    if finish:
-        log.finish_run("run-1", {}, "done")
+    if compact:
+        log.compact()
     return str(folder)
 
 
@@ -51,7 +51,7 @@ def test_queries_equal_brute_force(seed: int, row_group: int, layout: str) -> No
     folder = Path(tempfile.mkdtemp())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(eventlog, "ROW_GROUP", row_group)
-        log = make(folder / "log", videos, per_commit=3, finish=layout == "c")
+        log = make(folder / "log", videos, per_commit=3, compact=layout == "c")
     if layout == "s":
         shutil.rmtree(folder / "log" / "_index")
     query = Query(log)
@@ -165,5 +165,9 @@ def test_refresh_moves_on(tmp_path: Path) -> None:
     log.commit([video_result("b.mp4", [event(0, 5)], "run-2", "c2")])
     with pytest.raises(UsageError, match="no video"):
         query.at("b.mp4", 0)
+    before = query.version
     query.refresh()
     assert query.at("b.mp4", 0).num_rows == 1
+    with pytest.raises(UsageError, match="no video"):
+        Query(path, before).at("b.mp4", 0)
+    assert Query(path, before).at("a.mp4", 0).num_rows == 1
