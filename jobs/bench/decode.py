@@ -295,9 +295,10 @@ def main() -> int:
     parser.add_argument("--json", metavar="FILE", help="write the figures there too")
     parser.add_argument("--codecs", default=",".join(CLIPS))
     parser.add_argument("--peers", default=",".join(PEERS))
-    parser.add_argument("--rates", default="1/2,1,2")
+    parser.add_argument("--rates", help="stills per second (default: 1/2,1,2; quick: 1)")
     parser.add_argument("--cores", default="1,2")
     parser.add_argument("--runs", type=int, default=2)
+    parser.add_argument("--no-lengths", action="store_true", help="leave out memory over the length of the video")
     parser.add_argument("--clips-only", action="store_true", help="only make the clips")
     parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -307,7 +308,7 @@ def main() -> int:
         return 0
     if shutil.which("ffmpeg") is None:
         raise UsageError("this benchmark measures against the ffmpeg command, which is not installed")
-    rates = [Fraction(1)] if args.quick else [Fraction(r) for r in args.rates.split(",")]
+    rates = [Fraction(r) for r in (args.rates or ("1" if args.quick else "1/2,1,2")).split(",")]
     runs = 1 if args.quick else args.runs
     cores_tried = [int(c) for c in args.cores.split(",") if int(c) <= len(os.sched_getaffinity(0))]
     folder = Path(tempfile.gettempdir()) / "secondsight-bench-decode"
@@ -353,7 +354,7 @@ def main() -> int:
                         f"  {error_ms:7.2f} ms  {peak:5.0f} MB",
                         flush=True,
                     )
-    memory = [] if args.clips_only else lengths(folder, args.quick)
+    memory = [] if args.clips_only or args.no_lengths else lengths(folder, args.quick)
     if args.json:
         host = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
         Path(args.json).write_text(json.dumps({"host": host, "rows": rows, "lengths": memory}, indent=1))
