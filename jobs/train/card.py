@@ -14,6 +14,8 @@ from typing import Any
 
 from safetensors import safe_open
 
+from jobs.train.state import described_run
+
 ROWS = 24  # of the curve, at most
 _CARD = """\
 # A small Qwen3-VL mixture of experts for the generated world
@@ -47,12 +49,10 @@ s. `busiest`: load of the busiest expert over the mean of its layer, in the wors
 
 def card(folder: Path, scores: Sequence[Mapping[str, Any]]) -> str:
     """The card as Markdown."""
-    with safe_open(folder / "state.safetensors", "pt") as file:
-        described = file.metadata()
+    steps, settings = described_run(folder)
     with safe_open(folder / "checkpoint" / "model.safetensors", "pt") as file:
         shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (not a dict)
     config = json.loads((folder / "checkpoint" / "config.json").read_text())
-    settings = json.loads(described["settings"])
     curve = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
     text = config["text_config"]
     weights = sum(_product(shape) for shape in shapes)
@@ -64,7 +64,7 @@ def card(folder: Path, scores: Sequence[Mapping[str, Any]]) -> str:
         layers=text["num_hidden_layers"],
         experts=text.get("num_experts", text.get("num_local_experts")),  # as hub checkpoints and transformers 5 say it
         top=text["num_experts_per_tok"],
-        steps=int(described["step"]),
+        steps=steps,
         batch=settings["batch"],
         scores="\n".join(_scores(scores) if scores else ["Not measured yet."]),
         curve="\n".join(rows),

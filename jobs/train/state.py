@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -32,7 +33,7 @@ def save_state(
             tensors |= {f"optimizer/{i}/{number}/{key}": value for key, value in state.items()}
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f".{_TENSORS}"
-    described = {"step": str(step), "settings": json.dumps(dict(settings), sort_keys=True)}
+    described = {"run": json.dumps({"step": step, "settings": dict(settings)}, sort_keys=True)}
     save_file(
         {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, unfinished, described
     )
@@ -50,11 +51,7 @@ def load_state(
     path = folder / _TENSORS
     if not path.exists():
         return 0
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        described = file.metadata()
-    kept = json.loads(described["settings"])
+    step, kept = described_run(folder)
     wanted = json.loads(json.dumps(dict(settings)))
     if other := sorted(k for k in kept.keys() | wanted.keys() if kept.get(k) != wanted.get(k)):
         told = ", ".join(f"{k} {kept.get(k)} (now {wanted.get(k)})" for k in other)
@@ -69,4 +66,11 @@ def load_state(
                 _, _, number, entry = key.split("/")
                 state.setdefault(int(number), {})[entry] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(described["step"])
+    return step
+
+
+def described_run(folder: Path) -> tuple[int, dict[str, Any]]:
+    """The step that a run is at, and its settings."""
+    with safe_open(folder / _TENSORS, "pt") as file:
+        run = json.loads(file.metadata()["run"])
+    return run["step"], run["settings"]

@@ -19,13 +19,13 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from jobs.demo.truth import TruthEvent, events  # noqa: E402
-from jobs.train.__main__ import PROMPT, Batches, Recipe, Trainer, _giving_way, train  # noqa: E402
 from jobs.train.card import card  # noqa: E402
 from jobs.train.checkpoint import build_model, prompt_tokenizer, save_checkpoint, system_text  # noqa: E402
 from jobs.train.hints import CLASSES, hints  # noqa: E402
 from jobs.train.network import CONFIDENCE, KIND, TIME, AnswerLoss, Collator, Network, experts_forward  # noqa: E402
 from jobs.train.optimizer import Muon, orthogonal  # noqa: E402
 from jobs.train.samples import ACTS, Difficulty, answer, samples, told_of  # noqa: E402
+from jobs.train.trainer import PROMPT, Batches, Recipe, Trainer, giving_way, train  # noqa: E402
 from model.interface import Model  # noqa: E402
 from model.prompts import load_prompt  # noqa: E402
 from model.qwen3_vl.answer import parse_answer  # noqa: E402
@@ -308,7 +308,7 @@ def test_training_waits_while_somebody_measures(tmp_path: Path) -> None:
     lock, inside = tmp_path / "lock", threading.Event()
 
     def step() -> None:
-        with _giving_way(lock):
+        with giving_way(lock):
             inside.set()
 
     with lock.open("w") as file:
