@@ -93,6 +93,7 @@ def test_many_predictions_of_one_event_are_matched_once_and_quickly() -> None:
     assert (found.truths, found.predictions, found.matched) == (60, 600, 60)
 
 
+@settings(deadline=None)
 @given(spans, spans)
 def test_overlap_is_symmetric_and_right(a: tuple[int, int], b: tuple[int, int]) -> None:
     found = tiou(np.array([a]), np.array([b]))[0, 0]
@@ -148,6 +149,7 @@ def test_scores_do_not_depend_on_the_order(true: list[Truth], said: list[Predict
     assert after.mean_ap == (pytest.approx(before.mean_ap) if before.mean_ap is not None else None)
 
 
+@settings(deadline=None)
 @given(truths)
 def test_the_truth_scores_full_marks(true: list[Truth]) -> None:
     said = [Prediction(e.start_us, e.end_us, e.kind, e.text, 1.0) for e in true]
