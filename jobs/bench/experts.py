@@ -34,6 +34,7 @@ from model.experts.placement import Placement, imbalance
 
 HIDDEN, WIDTH, EXPERTS, TOP = 2048, 768, 128, 8  # one layer of 30B-A3B
 EXPERT_BYTES = 3 * HIDDEN * WIDTH * 2
+DTYPES = {"auto": None, "bfloat16": torch.bfloat16, "float32": torch.float32}
 EXPERT_FLOPS = 6 * HIDDEN * WIDTH  # of one token through one expert
 
 
@@ -41,13 +42,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m jobs.bench.experts", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small sizes, about a minute")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--only", default="layer,ranks,load,placement", help="parts, comma-separated")
+    parser.add_argument("--only", default="layer,model,ranks,load,placement", help="parts, comma-separated")
     args = parser.parse_args()
     torch.set_num_threads(1)
     parts: dict[str, Callable[[bool], Any]] = {
         "layer": layer_speed,
         "ranks": rank_speed,
         "load": load_cost,
+        "model": model_speed,
         "placement": placement_gain,
     }
     figures = {}
@@ -338,7 +340,7 @@ def load_cost(quick: bool) -> list[dict[str, Any]]:
         experts_mib, rest_mib = write_checkpoint(Path(folder), layers)
         print(f"loading {experts_mib:.0f} MiB of experts (hub layout, bf16) and {rest_mib:.0f} MiB of the rest")
         for ranks in (1, 2, 4):
-            for dtype in ("bfloat16", "float32") if ranks == 1 else ("bfloat16",):
+            for dtype in ("auto", "bfloat16", "float32") if ranks == 1 else ("auto",):
                 row = run_ranks(rank_load, {"ranks": ranks, "path": folder, "dtype": dtype})[0]
                 rows.append({"ranks": ranks, "dtype": dtype, **row})
                 print(f"  {ranks} ranks, {dtype}: {_cost(row)} for a share of {row['share_mib']:.0f} MiB")
@@ -386,10 +388,12 @@ def write_checkpoint(folder: Path, layers: int) -> tuple[float, float]:
 
 def rank_load(rank: int, group: Any, job: dict[str, Any]) -> list[dict[str, Any]]:
     from model.checkpoint.load import load_qwen3_vl
+    from model.checkpoint.packed import PackedLinear
 
     def load() -> float:
-        loaded = load_qwen3_vl(job["path"], rank, job["ranks"], group, getattr(torch, job["dtype"]))
+        loaded = load_qwen3_vl(job["path"], rank, job["ranks"], group, DTYPES[job["dtype"]])
         rest = sum(parameter.nbytes for parameter in loaded.model.parameters())
+        rest += sum(module.nbytes for module in loaded.model.modules() if isinstance(module, PackedLinear))
         return (rest + sum(layer.weights.nbytes for layer in loaded.lockstep.layers)) / 2**20
 
     return [peak_of(load)]
@@ -420,6 +424,57 @@ def peak_of(load: Callable[[], float]) -> dict[str, Any]:
     share = load()
     wall, cpu = time.perf_counter() - began, time.process_time() - cpu_began
     return {"wall_ms": 1e3 * wall, "cpu_ms": 1e3 * cpu, "peak_mib": status("VmHWM") - before, "share_mib": share}
+
+
+# --- a whole model ----------------------------------------------------------------------------------------------------
+
+
+def model_speed(quick: bool) -> list[dict[str, Any]]:
+    """A few layers of 30B-A3B (32 experts) as one model: a prompt and single steps in each precision, and peers."""
+    from transformers import Qwen3VLMoeForConditionalGeneration
+    from transformers.utils import logging
+
+    from model.checkpoint.load import load_qwen3_vl
+
+    logging.disable_progress_bar()
+    layers, prompt = (1, 128) if quick else (2, 512)
+    print(
+        f"{layers} layers of 30B-A3B with 32 experts as a model, one thread: CPU ms of a prompt and of one more token"
+    )
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        write_checkpoint(Path(folder), layers)
+        loaders: dict[str, Callable[[], Any]] = {
+            **{f"ours, {name}": partial(_ours, load_qwen3_vl, folder, dtype) for name, dtype in DTYPES.items()},
+            **{
+                f"transformers, {name}": partial(
+                    Qwen3VLMoeForConditionalGeneration.from_pretrained, folder, dtype=dtype
+                )
+                for name, dtype in DTYPES.items()
+                if dtype
+            },
+        }
+        for name, load in loaders.items():
+            row = {"model": name, "prompt": prompt, **forward_times(load(), prompt)}
+            rows.append(row)
+            print(f"  {name:<24} {prompt} tokens {row['prompt_ms']:>8.0f} ms, one more {row['step_ms']:>6.1f} ms")
+    return rows
+
+
+def _ours(load: Callable[..., Any], folder: str, dtype: torch.dtype | None) -> Any:
+    return load(folder, dtype=dtype).model
+
+
+def forward_times(model: Any, prompt: int) -> dict[str, float]:
+    from transformers import DynamicCache
+
+    ids = torch.randint(0, 4096, (1, prompt), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        prefill = cpu_seconds(lambda: model(input_ids=ids, use_cache=False, logits_to_keep=1), 1)
+        cache = DynamicCache()
+        model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        step = cpu_seconds(lambda: model(input_ids=ids[:, :1], past_key_values=cache, use_cache=True), 9)
+    return {"prompt_ms": 1e3 * prefill, "step_ms": 1e3 * step}
 
 
 # --- shared -----------------------------------------------------------------------------------------------------------
