@@ -5,6 +5,7 @@ A profile file holds:
     summary = "..."             one line for --help
     system = "..."              the task; the same for every window, so that it is computed once
     user = "..."                what is asked after the pictures
+    notice = "..."              optional: what a person should know when a run with it starts
     [answer]                    the form of the answer, enforced while the model writes
     kinds = ["a", "b"]          or "free": the model names kinds itself
     max_events = 16
@@ -62,6 +63,7 @@ class Prompt:
     max_pixels: int | None = None
     windowing: Windowing | None = None
     rules: Mapping[str, KindRule] = field(default_factory=dict)
+    notice: str = ""
 
 
 def names() -> list[str]:
@@ -108,9 +110,9 @@ class _Wrong(Exception):
 
 
 def _prompt(name: str, content: Mapping[str, Any]) -> Prompt:
-    _only(content, "the file", {"summary", "system", "user", "answer", "sampling", "window", "rules"})
+    _only(content, "the file", {"summary", "system", "user", "notice", "answer", "sampling", "window", "rules"})
     texts = {}
-    for key in ("summary", "system", "user"):
+    for key in ("summary", "system", "user", "notice"):
         texts[key] = str(_typed(content.get(key, ""), str, key)).strip()
         if token := _CONTROL_TOKEN.search(texts[key]):
             raise _Wrong(
@@ -133,6 +135,7 @@ def _prompt(name: str, content: Mapping[str, Any]) -> Prompt:
         windowing=_windowing(_typed(content["window"], dict, "[window]")) if "window" in content else None,
         rules={kind: KindRule(similarity=SIMILARITY) for kind in answer.kinds or ()}
         | _rules(_typed(content.get("rules", {}), dict, "[rules]")),
+        notice=texts["notice"],
     )
 
 

@@ -139,6 +139,7 @@ class QwenFactory:
             cpus=float(chosen.threads),
             gpus=1.0 if chosen.device == "cuda" else 0.0,
             ranks=chosen.ranks,
+            notice=prompt.notice,
         )
 
     def for_cluster(

@@ -361,6 +361,7 @@ def test_the_checkpoint_watches_by_our_own_path(checkpoint: Path) -> None:
     factory = QwenFactory(str(checkpoint))
     profile = factory.profile(chosen)
     assert WORLD.windowing == profile.windowing
+    assert "only the generated world" in profile.notice
     sample = next(samples([5, 5], WORLD, 1, Difficulty(aspects=(1, 0, 0, 0), full=1.0)))[0]
     assert profile.sampling.size(1280, 720) == sample.size[::-1]
     times = np.array(sample.frame_us, np.int64) + SECOND_US
