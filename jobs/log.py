@@ -20,7 +20,8 @@ What an event log holds: its runs, its videos, what failed and why; and its upke
   secondsight log LOG                 runs, counts, and the failures by reason
   secondsight log LOG --failures      every video that could not be watched, and why
   secondsight log LOG --videos        every video
-  secondsight log LOG --check         look for damage; says which videos to run again (exit status 1 if there is any)
+  secondsight log LOG --check         look for damage; says which videos to run again (exit status 1 if there is any);
+                                      --forget takes those out of the log, so that the next run watches them
   secondsight log LOG --compact       merge small files into large sorted ones; runs and readers may go on meanwhile
   secondsight log LOG --vacuum        delete files that no version of the last week needs (--older-than HOURS)
 
@@ -36,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--check", action="store_true", help="look for missing and damaged files (reads everything)")
     what.add_argument("--compact", action="store_true", help="merge small files, and make the index anew")
     what.add_argument("--vacuum", action="store_true", help="delete files that are no longer needed")
+    parser.add_argument(
+        "--forget", action="store_true", help="with --check: take damaged videos out, so that the next run does them"
+    )
     parser.add_argument("--run", metavar="ID", help="only this run's videos, with --failures and --videos")
     parser.add_argument("--version", metavar="N", type=int, help="show an earlier version (default: newest)")
     parser.add_argument(
@@ -153,10 +157,11 @@ def _videos(log: EventLog, args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from pipeline.log.check import check
+    from pipeline.log.check import check, forget
     from pipeline.log.store import open_store
 
-    problems = check(open_store(args.log))
+    store = open_store(args.log)
+    problems = check(store)
     rows = [{"path": p.path, "problem": p.what, "videos": list(p.videos)} for p in problems]
     if args.format == "parquet":
         raise UsageError("--check answers as table, json, jsonl or csv")
@@ -167,6 +172,10 @@ def _check(args: argparse.Namespace) -> int:
     else:
         cells = [[p.path, p.what, "\n".join(p.videos)] for p in problems]
         print_table(cells, [("file", "fold"), ("what is wrong", "fold"), ("videos to run again", "fold")], args)
+    if problems and args.forget:
+        names = forget(store, problems)
+        out = sys.stdout if args.format == "table" and args.out is None else sys.stderr
+        print(f"{len(names)} videos are out of the log: the next run over them watches them again", file=out)
     return 1 if problems else 0
 
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import LogError
+from pipeline.log.compact import compact
+from pipeline.log.datafile import ROW_GROUP, write_data_file
 from pipeline.log.delta import Delta
 from pipeline.log.finder import DAMAGE, IndexFinder, scan_finder
-from pipeline.log.head import DAMAGED, HEAD, load, stem_of
+from pipeline.log.head import DAMAGED, HEAD, load
 from pipeline.log.index import Entry
 from pipeline.log.indexing import Owner
-from pipeline.log.protocol import DataFile, commit_path
+from pipeline.log.protocol import PARTITION, DataFile, commit_path
+from pipeline.log.reader import read_table
 from pipeline.log.schema import RECORDS
-from pipeline.log.store import Store
+from pipeline.log.store import Store, fresh_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,55 +31,89 @@ class Problem:
     path: str
     what: str
     videos: tuple[str, ...] = ()
+    owners: tuple[Owner, ...] = ()  # the same videos as (video_id, run_id)
 
 
 def check(store: Store, deep: bool = True) -> list[Problem]:
-    """Every fault found, none if the log is sound. `deep` reads all data files whole, else only their sizes."""
+    """Every fault found, none if the log is sound. `deep` reads all data files whole, else only what is small."""
     problems = _commits(store)
     try:
         files = Delta(store).files()
     except LogError as error:
         return [*problems, Problem("", str(error))]
     entries = _index(store, problems)
-    by_stem: dict[str, set[Owner]] = {}
+    in_file: dict[str, set[Owner]] = {}
     for owner, entry in entries.items():
         for span in entry.spans:
-            by_stem.setdefault(span.file, set()).add(owner)
+            in_file.setdefault(span.path, set()).add(owner)
     sizes = {path: size for record in RECORDS for path, size, _ in store.list(f"record={record}")}
-    owners: Counter[Owner] = Counter()  # events of each video and run
+    seen: dict[str, Counter[Owner]] = {record: Counter() for record in RECORDS}  # rows of each video and run
     places: dict[Owner, set[str]] = {}
-    done: Counter[tuple[str, str]] = Counter()
-    said: dict[Owner, tuple[int, str]] = {}  # events that the videos row says, and a name
-    unread: set[str] = set()
+    said: dict[Owner, dict[str, Any]] = {}
+    faults: list[tuple[DataFile, str]] = []
     for file in files:
-        fault = _fault(store, file, sizes.get(file.path))
-        table = None
+        fault, table = _fault(file, sizes.get(file.path)), None
         if fault is None and (deep or file.record in ("videos", "runs", "names")):
             table, fault = _read(store, file)
         if fault is not None:
-            unread.add(file.record)
-            concerned = by_stem.get(stem_of(file.path), set())
-            if file.record != "events":
-                concerned = {o for o in entries if _in(file, o[0])} if file.record in ("videos", "windows") else set()
-            problems.append(Problem(file.path, fault, _names(entries, concerned)))
-        elif table is not None and file.record == "events":
-            pairs = Counter(zip(table["video_id"].to_pylist(), table["run_id"].to_pylist(), strict=True))
-            owners += pairs
-            for owner in pairs:
-                places.setdefault(owner, set()).add(file.path)
-        elif table is not None and file.record == "videos":
-            for row in table.select(["video_id", "run_id", "config_hash", "status", "events", "uris"]).to_pylist():
-                said[row["video_id"], row["run_id"]] = (row["events"], (row["uris"] or [row["video_id"]])[0])
-                if row["status"] == "done":
-                    done[row["video_id"], row["config_hash"]] += 1
+            faults.append((file, fault))
+        elif table is not None and "run_id" in table.column_names and "video_id" in table.column_names:
+            rows = Counter(zip(table["video_id"].to_pylist(), table["run_id"].to_pylist(), strict=True))
+            seen[file.record] += rows
+            if file.record == "events":
+                for owner in rows:
+                    places.setdefault(owner, set()).add(file.path)
+            if file.record == "videos":
+                listed = table.select(["video_id", "run_id", "config_hash", "status", "events", "windows"]).to_pylist()
+                said.update(((row["video_id"], row["run_id"]), row) for row in listed)
+    lost = {
+        "videos": entries.keys() - seen["videos"].keys(),
+        "windows": {owner for owner, row in said.items() if row["windows"]} - seen["windows"].keys(),
+    }
+    for file, fault in faults:
+        concerned = in_file.get(file.path, set()) if file.record == "events" else lost.get(file.record, set())
+        problems.append(_problem(file.path, fault, concerned, entries))
+    done = Counter((row["video_id"], row["config_hash"]) for row in said.values() if row["status"] == "done")
     problems += [
         Problem("", f"video {video_id} is done {count} times under configuration {config}")
         for (video_id, config), count in done.items()
         if count > 1
     ]
-    if deep and not unread & {"events", "videos"}:
-        problems += _counts(said, owners, places)
+    if deep and not any(file.record in ("events", "videos") for file, _ in faults):
+        problems += _counts(said, seen["events"], places, entries)
     return problems
+
+
+def forget(store: Store, problems: Iterable[Problem]) -> list[str]:
+    """Take the videos that faults concern out of the log, so that the next run watches them again; their names.
+
+    One commit removes the damaged files and replaces the sound ones that hold rows of those videos; then the index is
+    made anew. Files are not deleted (`vacuum` does), and the version before stays what it was.
+    """
+    problems = [p for p in problems if p.path.startswith(PARTITION) or p.owners]
+    owners = {owner for p in problems for owner in p.owners}
+    bad = {p.path for p in problems if p.path}
+    if not owners and not bad:
+        return []
+    delta = Delta(store)
+    removed, added = [], []
+    for file in delta.files():
+        if file.path in bad:
+            removed.append(file)
+        elif file.record in ("events", "windows", "videos"):
+            table = read_table(store, file)
+            pairs = zip(table["video_id"].to_pylist(), table["run_id"].to_pylist(), strict=True)
+            kept = [i for i, pair in enumerate(pairs) if pair not in owners]
+            if len(kept) < table.num_rows:
+                removed.append(file)
+                batches = table.take(pa.array(kept, pa.int64())).combine_chunks().to_batches(max_chunksize=ROW_GROUP)
+                written = write_data_file(store, file.record, fresh_name(), table.schema, batches)
+                added += [written.file] if written is not None else []
+    store.sync([f.path for f in added])
+    if not delta.commit(added, removed):
+        raise LogError(f"{store.uri}: a run committed meanwhile: ask for it again when no run is writing")
+    compact(store)
+    return sorted({name for p in problems for name in p.videos})
 
 
 def _commits(store: Store) -> list[Problem]:
@@ -110,7 +148,7 @@ def _index(store: Store, problems: list[Problem]) -> dict[Owner, Entry]:
         return {}
 
 
-def _fault(store: Store, file: DataFile, size: int | None) -> str | None:
+def _fault(file: DataFile, size: int | None) -> str | None:
     if size is None:
         return "this data file is missing"
     if size != file.size_bytes:
@@ -128,22 +166,26 @@ def _read(store: Store, file: DataFile) -> tuple[pa.Table | None, str | None]:
     return table, None
 
 
-def _counts(said: dict[Owner, tuple[int, str]], owners: Counter[Owner], places: dict[Owner, set[str]]) -> list[Problem]:
+def _counts(
+    said: Mapping[Owner, Mapping[str, Any]],
+    events: Counter[Owner],
+    places: Mapping[Owner, set[str]],
+    entries: Mapping[Owner, Entry],
+) -> list[Problem]:
     """Where the events of a video are not as many as its row says, or lie in several files."""
     found = []
-    for owner, (events, name) in said.items():
-        if owners[owner] != events:
-            found.append(Problem("", f"run {owner[1]} said {events} events, there are {owners[owner]}", (name,)))
+    for owner, row in said.items():
+        if events[owner] != row["events"]:
+            what = f"run {owner[1]} said {row['events']} events, there are {events[owner]}"
+            found.append(_problem("", what, {owner}, entries))
         elif len(places.get(owner, ())) > 1:
-            found.append(Problem("", f"its events of run {owner[1]} lie in {len(places[owner])} files", (name,)))
-    strays = owners.keys() - said.keys()
-    found += [Problem("", f"events of run {run_id} without a row in videos", (video,)) for video, run_id in strays]
+            found.append(_problem("", f"events of run {owner[1]} lie in several files", {owner}, entries))
+    strays = events.keys() - said.keys()
+    found += [_problem("", f"events of run {o[1]} without a row in videos", {o}, entries) for o in strays]
     return found
 
 
-def _in(file: DataFile, video_id: str) -> bool:
-    return not file.first_video or file.first_video <= video_id <= file.last_video
-
-
-def _names(entries: dict[Owner, Entry], concerned: Iterable[Owner]) -> tuple[str, ...]:
-    return tuple(sorted({(entries[o].uris or (o[0],))[0] for o in concerned if o in entries}))
+def _problem(path: str, what: str, owners: Iterable[Owner], entries: Mapping[Owner, Entry]) -> Problem:
+    concerned = tuple(sorted(owners))
+    names = {(entries[o].uris or (o[0],))[0] if o in entries else o[0] for o in concerned}
+    return Problem(path, what, tuple(sorted(names)), concerned)

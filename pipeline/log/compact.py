@@ -55,7 +55,9 @@ def compact(store: Store, progress: Callable[[str], None] = lambda _: None) -> C
     snapshot, version = delta.files(), delta.version
     # A run's row is replaced by its committer when it ends: those files, one per run, are left alone.
     old = {record: _small([f for f in snapshot if f.record == record]) for record in RECORDS if record != "runs"}
-    kept = [f for f in snapshot if f not in old.get(f.record, ())]
+    removed = [f for files in old.values() for f in files]
+    going = {f.path for f in removed}
+    kept = [f for f in snapshot if f.path not in going]
     new: list[Written] = []
     spans: dict[Owner, list[Span]] = {}
     try:
@@ -65,14 +67,13 @@ def compact(store: Store, progress: Callable[[str], None] = lambda _: None) -> C
         for written, found in _merge_events(store, old["events"], progress):
             new.append(written)
             spans.update(found)
-        store.sync([w.file.path for w in new])
-        removed = [f for files in old.values() for f in files]
         added = [w.file for w in new]
-        if removed:
-            _swap(delta, added, removed)
+        store.sync([f.path for f in added])
     except BaseException:
         store.delete([w.file.path for w in new])
         raise
+    if removed:  # a failure from here on leaves the new files: the commit may be there although its answer was lost
+        _swap(delta, added, removed)
     progress("index")
     _rebuild_index(store, version, [*kept, *added], spans, delta.version)
     return Compaction(

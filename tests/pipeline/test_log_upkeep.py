@@ -13,7 +13,7 @@ from deltalake import DeltaTable
 from pipeline.errors import LogError, UsageError
 from pipeline.event import Event
 from pipeline.log import EventLog, compact, eventlog, head
-from pipeline.log.check import check
+from pipeline.log.check import check, forget
 from pipeline.log.compact import vacuum
 from pipeline.log.store import open_store
 from pipeline.query import Query
@@ -172,6 +172,31 @@ def test_a_damaged_data_file_is_named(tmp_path: Path, change: str) -> None:
                 query.between(video, 0, SPAN)
         else:
             assert query.between(video, 0, SPAN).num_rows == len(events)
+
+
+@pytest.mark.parametrize("record", ["events", "videos", "windows"])
+@pytest.mark.parametrize("compacted", [False, True])
+def test_damaged_videos_can_be_run_again(tmp_path: Path, record: str, compacted: bool) -> None:
+    path = tmp_path / "log"
+    videos = make(path)
+    log = EventLog.open(str(path))
+    if compacted:
+        log.compact()
+        vacuum(open_store(str(path)), 0, safe_hours=0)
+    damage(path, record, "gone")
+    store = open_store(str(path))
+    problems = check(store)
+    hurt = {v.rsplit("/", 1)[-1] for p in problems for v in p.videos}
+    assert hurt and (record == "events" or len(hurt) == (12 if compacted else 3))
+    forget(store, problems)
+    assert check(store) == []
+    again = EventLog.open(str(path))
+    again.begin_run(run_record("run-2"))
+    assert again.done("c1").keys() == {video_id(n) for n in videos} - {video_id(n) for n in hurt}
+    report = again.commit([video_result(n, e, "run-2", duration_us=SPAN) for n, e in videos.items()])
+    assert set(report.committed) == {video_id(n) for n in hurt}
+    assert_holds(path, videos)
+    assert check(store) == []
 
 
 def test_a_deleted_commit_is_named(tmp_path: Path) -> None:
