@@ -310,7 +310,9 @@ def _seams(pairs: Sequence[_Compared], matches: Sequence[Sequence[tuple[int, int
 
 
 def _meets(start_us: int, end_us: int, edges: Iterable[tuple[int, int]]) -> bool:
-    return any(start_us < max(high, low + 1) and low < max(end_us, start_us + 1) for low, high in edges)
+    """Whether a span reaches into an overlap, or across a place where windows only touch."""
+    end_us = max(end_us, start_us + 1)
+    return any(start_us < high and low < end_us if low < high else start_us < low < end_us for low, high in edges)
 
 
 def _repeats(prediction: Prediction, truth: Truth) -> bool:

@@ -192,6 +192,7 @@ def test_seams_count_what_is_lost_and_said_twice() -> None:
         Truth(7 * S, 9 * S, "move"),  # in the overlap: said twice
         Truth(8 * S, 10 * S, "turn"),  # in the overlap: lost
         Truth(17 * S, 19 * S, "move"),  # across windows that touch: found
+        Truth(18 * S, 20 * S, "turn"),  # from there on, within one window: lost
     ]
     said = [
         Prediction(1 * S, 3 * S, "move"),
@@ -202,7 +203,7 @@ def test_seams_count_what_is_lost_and_said_twice() -> None:
     ]
     seams = evaluate({"v": true}, {"v": said}, windows).seams
     assert seams is not None
-    assert (seams.truths, seams.lost, seams.doubled, seams.lost_elsewhere) == (3, 1, 1, 0.5)
+    assert (seams.truths, seams.lost, seams.doubled, seams.lost_elsewhere) == (3, 1, 1, 2 / 3)
 
 
 def test_calibration() -> None:
