@@ -1,8 +1,9 @@
 """Constrained decoding: at every step only the tokens that can still lead to a valid answer.
 
-llguidance, chosen over xgrammar 0.2.8 and outlines-core 0.2.14 by `python -m jobs.bench.grammar`: for this schema it
-compiles in milliseconds (xgrammar: 12 s; outlines-core: over 100 s), masks faster on average, and takes quotes inside
-bounded strings, which xgrammar refuses. It needs no other package.
+llguidance, chosen over xgrammar 0.2.8 and outlines-core 0.2.14 by `python -m jobs.bench.grammar`: for this schema and
+a vocabulary of 151 643 tokens it compiles in milliseconds (xgrammar: 12 s; outlines-core: over 100 s), masks faster on
+average (0.13 against 0.8 ms), holds numbers to tenths, which xgrammar ignores, and takes quotes inside bounded
+strings, which xgrammar refuses. It needs no other package.
 """
 
 from __future__ import annotations

@@ -82,6 +82,12 @@ class QwenWatcher:
             return None
         video = resize(frames.pixels, self.patches)
         prompt = self.prompts.build(_relative_us(window, frames), grid(video, self.patches))
+        most = self.generator.loaded.config.text_config.max_position_embeddings
+        if len(prompt) + self.generator.max_new_tokens > most:
+            raise ModelError(
+                f"a window of {len(frames)} frames makes {len(prompt)} tokens; with the answer that is more than the "
+                f"{most} that the model can take: choose a shorter --window, a lower --fps or a smaller --short-side"
+            )
         constraint = self.grammar.constraint(answer_schema(self.form, window.end_us - window.start_us))
         return Request(prompt, video, constraint)
 

@@ -180,6 +180,28 @@ def test_watch_gives_events_that_parse(case: tuple[str, Any, Any], ranks: Module
             assert 0 <= event.start_us < event.end_us <= ranks.WINDOW_US and event.kind in ("person", "vehicle")
 
 
+def test_a_window_longer_than_the_model_can_take_is_refused(case: tuple[str, Any, Any], ranks: ModuleType) -> None:
+    from pipeline.errors import ModelError
+
+    _, watcher, _ = case
+    text = watcher.generator.loaded.config.text_config
+    most = text.max_position_embeddings
+    try:
+        text.max_position_embeddings = 100
+        with pytest.raises(ModelError, match="choose a shorter --window"):
+            watcher.watch([ranks.window(0)])
+    finally:
+        text.max_position_embeddings = most
+
+
+def test_batches_fill_the_budget_with_like_lengths() -> None:
+    from model.qwen3_vl.generate import plan_batches
+
+    assert plan_batches([10, 50, 12, 48], 10, 120) == [[1, 3], [2, 0]]
+    assert plan_batches([500, 5], 10, 120) == [[0], [1]]
+    assert plan_batches([], 10, 120) == []
+
+
 def test_ranks_give_the_same_tokens(
     case: tuple[str, Any, Any], expected: dict[bool, list[list[int]]], ranks: ModuleType, folders: dict[str, Path],
     tmp_path: Path,

@@ -23,7 +23,7 @@ pytest.importorskip("transformers")
 ray = pytest.importorskip("ray")
 
 from workers.failures import understand  # noqa: E402
-from workers.gang import GangReplica, deal  # noqa: E402
+from workers.gang import GangPlan, GangReplica, _Coordinator, deal  # noqa: E402
 from workers.replica import ModelChoice, start_replica  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -176,6 +176,13 @@ def test_a_checkpoint_that_cannot_be_loaded_is_a_model_error(choice: ModelChoice
     with pytest.raises(ModelError, match="not downloaded whole"):
         ray.get(replica.ready(), timeout=180)
     replica.stop()
+
+
+def test_ranks_that_do_not_come_up_in_time_are_given_up(choice: ModelChoice) -> None:
+    coordinator = _Coordinator.remote(GangPlan("gang-4", choice, ranks=2, cpus=0, gpus=0, start_s=0.2))
+    with pytest.raises(TimeoutError, match="did not come up within"):
+        ray.get(coordinator.load.remote(), timeout=60)
+    ray.kill(coordinator)
 
 
 @pytest.mark.parametrize(("lengths", "ranks"), [([4, 4, 4, 4], 2), ([1, 9, 4, 4], 2), ([5], 4), ([], 3), ([3] * 7, 3)])
