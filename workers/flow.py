@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import ray
 
@@ -22,13 +22,12 @@ from pipeline.video import Source, Video
 from workers.already import unread_id
 from workers.commit import Committer, Log, video_result
 from workers.decode import start_decode
-from workers.failures import understand
 from workers.identify import Listing, Stage, fingerprinting, probing
 from workers.pool import Outcome, Pool
 from workers.replica import ModelChoice, start_replica
 from workers.schedule import Schedule
 from workers.shares import Shares
-from workers.work import Decoded, DecodeOrder
+from workers.streams import Streams
 
 IDENTIFY_AHEAD = 32  # videos that are known and wait for a decoder
 REPORT_S = 0.1
@@ -88,17 +87,6 @@ class Progress:
         return {**numbers, "elapsed_s": elapsed_s}
 
 
-@dataclass(slots=True)
-class _Decoder:
-    """The driver's end of one decode task."""
-
-    order: DecodeOrder
-    stream: ray.ObjectRefGenerator
-    expects: Literal["started", "frames", "decoded"] = "started"
-    frames: Any = None
-    since: float | None = None  # since when the driver waits for its next piece
-
-
 class Flow:
     """One run over one archive. `run()` returns when everything is in the log, or raises what ended it."""
 
@@ -119,8 +107,8 @@ class Flow:
         on_progress: Callable[[Progress], None] = lambda progress: None,
     ) -> None:
         """`skip`: video_id -> status of what needs no work; `already`: names of such videos that were left out of
-        `sources`. `on_work` is called once, before the first video is taken
-        up (and not at all when there is nothing to do); `on_progress` about ten times a second."""
+        `sources`. `on_work` is called once, before the first video is taken up (and not at all when there is nothing
+        to do); `on_progress` about ten times a second."""
         self._config, self._run_id, self._profile, self._shares = config, run_id, profile, shares
         self._limits = limits or Limits()
         self._skip = skip or {}
@@ -140,7 +128,13 @@ class Flow:
             batch_windows=profile.batch_windows,
             segment_us=round(self._limits.segment_s * SECOND_US),
         )
-        self._decoders: dict[Any, _Decoder] = {}
+        self._streams = Streams(
+            self._schedule,
+            lambda order: start_decode(
+                order, config.windowing, config.sampling, self._limits.decode_bytes, shares.decode_cpus
+            ),
+            self._limits.stall_s,
+        )
         self._pool = Pool(
             lambda name: start_replica(name, choice, profile, shares.replica_cpus),
             shares.replicas,
@@ -161,8 +155,6 @@ class Flow:
                 self._start()
                 for ref in self._wait():
                     self._take_in(ref)
-                    self._cancel_unwanted()
-                self._end_stalled()
                 self._record()
                 self._report()
             self.progress.model = self._pool.report()
@@ -259,33 +251,13 @@ class Flow:
     def _start(self) -> None:
         """Start what can be started: replicas, decoders, and batches on free replicas."""
         self._pool.pump()
-        now = time.monotonic()
-        while (order := self._schedule.next_decode(now)) is not None:
-            stream = start_decode(
-                order,
-                self._config.windowing,
-                self._config.sampling,
-                self._limits.decode_bytes,
-                self._shares.decode_cpus,
-            )
-            self._decoders[stream] = _Decoder(order, stream)
-        while self._pool.free and (batch := self._schedule.next_batch(part=not self._more_is_coming())) is not None:
+        self._streams.pump()
+        while self._pool.free and (batch := self._schedule.next_batch(part=not self._streams.running)) is not None:
             self._pool.watch(batch)
-
-    def _more_is_coming(self) -> bool:
-        return any(d.expects != "started" for d in self._decoders.values())
 
     def _wait(self) -> list[Any]:
         """Wait until something happened; returns where."""
-        now = time.monotonic()
-        refs = [*self._pool.refs(), *self._fingerprints.running, *self._probes.running]
-        for stream, decoder in self._decoders.items():
-            if decoder.expects == "frames" and not self._schedule.may_take(decoder.order.number):
-                decoder.since = None
-                continue
-            if decoder.since is None and decoder.expects != "started":
-                decoder.since = now
-            refs.append(stream)
+        refs = [*self._pool.refs(), *self._streams.refs(), *self._fingerprints.running, *self._probes.running]
         if not refs:
             time.sleep(0.01)
             return []
@@ -295,70 +267,16 @@ class Flow:
         return list(ready)
 
     def _take_in(self, ref: Any) -> None:
-        if ref in self._decoders:
-            self._next_piece(self._decoders[ref])
-        elif isinstance(ref, ray.ObjectRefGenerator):
-            pass  # cancelled in this very round
+        if isinstance(ref, ray.ObjectRefGenerator):
+            if (decoded := self._streams.collect(ref)) is not None:
+                self.progress.decode_s += decoded.decode_s
+                self.progress.frames += len(decoded.frame_us)
         elif ref in self._fingerprints.running:
             self._identified(self._fingerprints, ref)
         elif ref in self._probes.running:
             self._identified(self._probes, ref)
         elif (outcome := self._pool.collect(ref)) is not None:
             self._watched(outcome)
-
-    def _next_piece(self, decoder: _Decoder) -> None:
-        """Take the next thing out of a decoder that has one."""
-        number = decoder.order.number
-        now = time.monotonic()
-        decoder.since = None
-        if decoder.expects == "frames" and not self._schedule.may_take(number):
-            return  # another decoder's window took the room in this very round
-        try:
-            ref = next(decoder.stream)
-            if decoder.expects == "frames":
-                self._schedule.taking(number)
-        except StopIteration:
-            del self._decoders[decoder.stream]
-            if decoder.frames is None:
-                self._schedule.decode_ended(number, now)
-            else:  # the frames were none, but an error
-                self._decode_failed(decoder, decoder.frames)
-            return
-        if decoder.expects == "frames":
-            decoder.frames, decoder.expects = ref, "decoded"
-            return
-        try:
-            said = ray.get(ref)
-        except Exception:  # noqa: BLE001 - looked at again in _decode_failed
-            del self._decoders[decoder.stream]
-            self._decode_failed(decoder, ref)
-            return
-        if isinstance(said, Decoded):
-            self._schedule.taken(number, said, decoder.frames)
-            self.progress.decode_s += said.decode_s
-            self.progress.frames += len(said.frame_us)
-            decoder.frames = None
-        decoder.expects = "frames"
-
-    def _decode_failed(self, decoder: _Decoder, ref: Any) -> None:
-        try:
-            ray.get(ref)
-        except Exception as error:  # noqa: BLE001 - sorted by `understand`
-            failure = understand(error)
-            if failure.what == "cancelled":
-                reason, detail = "timeout", f"decoding made no progress for {self._limits.stall_s:.0f} s"
-            else:
-                reason, detail = failure.reason, failure.detail
-        else:
-            reason, detail = "crash", "the decoder stopped in the middle of a window"
-        self._schedule.decode_failed(decoder.order.number, reason, detail, time.monotonic())
-
-    def _end_stalled(self) -> None:
-        now = time.monotonic()
-        for decoder in self._decoders.values():
-            if decoder.since is not None and now - decoder.since > self._limits.stall_s:
-                ray.cancel(decoder.stream, force=True)
-                decoder.since = None
 
     def _watched(self, outcome: Outcome) -> None:
         batch, failure = outcome.batch, outcome.failure
@@ -375,13 +293,6 @@ class Flow:
             self._schedule.frames_lost(batch, time.monotonic())
         elif failure is not None:
             self._schedule.replica_died(batch, failure.detail)
-
-    def _cancel_unwanted(self) -> None:
-        """End the decoders of videos that have failed."""
-        if unwanted := set(self._schedule.cancelled()):
-            for stream in [s for s, d in self._decoders.items() if d.order.number in unwanted]:
-                ray.cancel(stream, force=True)
-                del self._decoders[stream]
 
     # --- From answers to the log.
 
@@ -411,7 +322,7 @@ class Flow:
             and not len(self._fingerprints)
             and not len(self._probes)
             and self._schedule.idle()
-            and not self._decoders
+            and not len(self._streams)
         )
 
     def _note(self, uri: str, reason: str) -> None:
@@ -434,11 +345,9 @@ class Flow:
         """End every task and replica; what is finished goes into the log, whatever ended the run."""
         self._listing.close()
         try:
-            for stream in self._decoders:
-                ray.cancel(stream, force=True)
+            self._streams.stop()
             for ref in [*self._fingerprints.running, *self._probes.running]:
                 ray.cancel(ref, force=True)
-            self._decoders.clear()
             self._pool.stop()
         finally:
             self._committer.finish()

@@ -86,6 +86,8 @@ class Pool:
             events = ray.get(ref)
         except Exception as error:  # noqa: BLE001 - sorted by `understand`
             return self._failed(replica, batch, understand(error))
+        if not _answers(events, batch):
+            return self._failed(replica, batch, Failure("fault", "crash", "it did not answer the windows it was given"))
         self._free.append(replica)
         self._deaths_in_a_row = 0
         return Outcome(batch, replica.name, events, None)
@@ -135,3 +137,12 @@ class Pool:
                 f"{MAX_DEATHS} replicas died in a row without answering a window; the last: {failure.detail}"
             )
         return Outcome(batch, replica.name, None, failure)
+
+
+def _answers(events: object, batch: Batch) -> bool:
+    """Whether this is an answer to each window of the batch, in order."""
+    return (
+        isinstance(events, list)
+        and all(isinstance(e, WindowEvents) for e in events)
+        and tuple(e.window for e in events) == batch.windows
+    )

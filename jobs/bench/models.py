@@ -4,8 +4,8 @@
 - `sleeping` takes `{"seconds": S}` for each window.
 - `colours` says the mean colour of every frame: an answer that depends on every pixel.
 - `fragile` is `colours`, until a window holds one of `{"at_us": [...]}`: then it does what `{"how": ...}` says,
-  "exit" (its process ends), "raise" (a fault), "refuse" (ModelError); `{"times": N}` does so only the first N times
-  (counted in the file `{"count": PATH}`).
+  "exit" (its process ends), "raise" (a fault), "stray" (it answers another window), "refuse" (ModelError);
+  `{"times": N}` does so only the first N times (counted in the file `{"count": PATH}`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,8 @@ def _watch_fragile(settings: Mapping[str, Any], window: Window, frames: Frames) 
             os._exit(9)
         if settings["how"] == "raise":
             raise ValueError("cannot bear this window")
+        if settings["how"] == "stray":
+            return WindowEvents(replace(window, index=window.index + 1), ())
         if settings["how"] == "refuse":
             raise ModelError("this window is longer than the context")
     return _watch_colours(settings, window, frames)

@@ -183,7 +183,7 @@ def test_a_replica_that_dies_is_replaced_and_its_windows_run_again(
     assert max(w["attempt"] for w in read_log(tmp_path / "log", "windows")) in (2, 3)
 
 
-@pytest.mark.parametrize("how", ["exit", "raise"])
+@pytest.mark.parametrize("how", ["exit", "raise", "stray"])
 def test_a_window_that_ends_three_replicas_is_quarantined_and_the_rest_is_kept(
     how: str, archive: Path, clips: list[Path], tmp_path: Path, read_log: Any
 ) -> None:
@@ -305,55 +305,82 @@ def test_ctrl_c_keeps_what_is_finished_and_the_next_run_does_the_rest(
     _assert_whole(log, clips, read_log)
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    """Serves one content under every name, by range. Never answers for /silent.mp4, nor for any once `hanging`."""
+
+    daemon_threads = True
+
+    def __init__(self, content: bytes) -> None:
+        self.content, self.hanging, self.closing = content, threading.Event(), threading.Event()
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: _Server
+
+    def do_HEAD(self) -> None:
+        self._head(200, len(self.server.content))
+
+    def do_GET(self) -> None:
+        if "silent" in self.path or self.server.hanging.is_set():
+            self.server.closing.wait(60)
+            return
+        span = self.headers.get("Range", "").removeprefix("bytes=")
+        first, _, last = span.partition("-")
+        part = self.server.content[int(first or 0) : int(last) + 1 if last else None]
+        self._head(206 if span else 200, len(part), f"bytes {first or 0}-{int(first or 0) + len(part) - 1}")
+        self.wfile.write(part)
+
+    def _head(self, status: int, length: int, span: str = "") -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(length))
+        self.send_header("Accept-Ranges", "bytes")
+        if span:
+            self.send_header("Content-Range", f"{span}/{len(self.server.content)}")
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
 @pytest.fixture
-def silent_server(clips: list[Path]) -> Iterator[str]:
-    """An http server that answers for /good.mp4, and accepts every other request and never answers."""
-    stop = threading.Event()
-    content = clips[0].read_bytes()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self._head(200, len(content))
-
-        def do_GET(self) -> None:
-            if "good" not in self.path:
-                stop.wait(60)
-                return
-            span = self.headers.get("Range", "").removeprefix("bytes=")
-            first, _, last = span.partition("-")
-            part = content[int(first or 0) : int(last) + 1 if last else None]
-            self._head(206 if span else 200, len(part), f"bytes {first or 0}-{int(first or 0) + len(part) - 1}")
-            self.wfile.write(part)
-
-        def _head(self, status: int, length: int, span: str = "") -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(length))
-            self.send_header("Accept-Ranges", "bytes")
-            if span:
-                self.send_header("Content-Range", f"{span}/{len(content)}")
-            self.end_headers()
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+def server(tmp_path: Path, make_clip: Any) -> Iterator[_Server]:
+    server = _Server(make_clip(tmp_path / "served.mp4", 40, 11).read_bytes())
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    stop.set()
+    yield server
+    server.closing.set()
     server.shutdown()
+    server.server_close()
 
 
-def test_a_store_that_never_answers_costs_one_video_its_time_limit(
-    silent_server: str, tmp_path: Path, read_log: Any
-) -> None:
-    names = [f"{silent_server}/good.mp4", f"{silent_server}/silent.mp4"]
+def test_a_store_that_never_answers_costs_one_video_its_time_limit(server: _Server, tmp_path: Path) -> None:
+    names = [f"{server.url}/good.mp4", f"{server.url}/silent.mp4"]
     began = time.monotonic()
     summary = run(names, str(tmp_path / "log"), COLOURS, settings=SETTINGS, replicas=1, limits=Limits(stall_s=4))
     assert time.monotonic() - began < 60
     assert (summary.videos, summary.failed) == (1, 1)
     uri, reason = summary.failures[0]
     assert uri.endswith("silent.mp4") and reason.startswith("timeout: ")
+
+
+def test_decoding_that_hangs_is_ended_after_its_time_limit(server: _Server, tmp_path: Path) -> None:
+    def hang(progress: Progress) -> None:
+        if progress.windows:
+            server.hanging.set()  # the segments that are opened from now on
+
+    budget = 4 * 5 * 42 * 32 * 3
+    summary = run(
+        f"{server.url}/good.mp4",
+        str(tmp_path / "log"),
+        COLOURS,
+        settings=SETTINGS,
+        replicas=1,
+        limits=Limits(stall_s=4, segment_s=5, frames_bytes=budget),
+        on_progress=hang,
+    )
+    assert (summary.videos, summary.failed) == (0, 1) and summary.windows > 0
+    assert summary.failures[0][1] == "timeout: decoding made no progress for 4 s"
 
 
 def test_calls_that_cannot_be_meant_are_refused_before_ray_starts(archive: Path, tmp_path: Path) -> None:
