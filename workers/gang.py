@@ -14,6 +14,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -200,11 +201,13 @@ class _Coordinator:
     def _all(self, refs: list[Any], within_s: float | None = None) -> list[Any]:
         """What all ranks say. The first fault ends the gang; an error about the work is raised when all are back."""
         waiting, about_work = list(refs), None
+        until = None if within_s is None else time.monotonic() + within_s
         while waiting:
-            ready, waiting = ray.wait(waiting, timeout=within_s)
+            left = None if until is None else max(0.0, until - time.monotonic())
+            ready, waiting = ray.wait(waiting, timeout=left)
             if not ready:
                 self._end()
-                raise TimeoutError(f"{self._plan.name}: its ranks did not come up within {within_s:.0f} s")
+                raise TimeoutError(f"{self._plan.name}: its ranks did not come up within {within_s:g} s")
             try:
                 ray.get(ready[0])
             except Exception as error:
