@@ -28,8 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     try:
         ranks = [int(number) for number in args.ranks.split(",")]
+        if min(ranks) < 1:
+            raise ValueError
     except ValueError:
-        raise UsageError(f"--ranks {args.ranks}: expected whole numbers with commas, such as 1,2,4") from None
+        raise UsageError(f"--ranks {args.ranks}: expected positive numbers with commas, such as 1,2,4") from None
     facts = forecast_memory(args.model, ranks, args.precision)
     print(json.dumps(facts, indent=2) if args.json else _table(facts))
     return 0

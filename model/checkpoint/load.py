@@ -64,7 +64,7 @@ def load_qwen3_vl(
     device = torch.device(device)
     checkpoint = open_checkpoint(path)
     config = parse_config(checkpoint.config, checkpoint.path)
-    packed = dtype is None and _all_ranks(pays(stored_dtype(config), device), ranks, group)
+    packed = dtype is None and _all_ranks(pays(stored_dtype(config), device), device, ranks, group)
     dtype = dtype or (torch.float32 if packed else stored_dtype(config))
     keep_fp8 = device.type == "cuda" if keep_fp8 is None else keep_fp8
     plan = plan_model(checkpoint, config, rank, ranks, group, dtype, device, placement, attention, keep_fp8, packed)
@@ -78,11 +78,11 @@ def load_qwen3_vl(
     return LoadedModel(plan.model, config, checkpoint, rank, ranks, device, dtype, plan.parallel, Lockstep(plan.model))
 
 
-def _all_ranks(wanted: bool, ranks: int, group: dist.ProcessGroup | None) -> bool:
+def _all_ranks(wanted: bool, device: torch.device, ranks: int, group: dist.ProcessGroup | None) -> bool:
     """Whether every rank wants it: they exchange activations, so they must compute in one dtype."""
     if ranks == 1 or group is None:
         return wanted
-    flag = torch.tensor([int(wanted)])
+    flag = torch.tensor([int(wanted)], device=device)
     dist.all_reduce(flag, dist.ReduceOp.MIN, group=group)
     return bool(flag.item())
 

@@ -2,11 +2,11 @@
 
 Each class holds the experts of one layer on one rank in the form that is fastest where it runs (`best_form`):
 
-| form | where | measured by `python -m jobs.bench.experts` |
-|---|---|---|
-| `PlainExperts` | any device and dtype that multiplies natively; CUDA uses torch's grouped_mm | |
-| `Fp8Experts` (fp8.py) | FP8 checkpoints, kept in FP8 | |
-| `PackedExperts` | bf16 or fp16 weights on a CPU without bf16 instructions: FBGEMM's fp16 packing, fp32 arithmetic | |
+| form | where (measured by `python -m jobs.bench.experts`) |
+|---|---|
+| `PlainExperts` | any device and dtype that multiplies natively; CUDA uses torch's grouped_mm |
+| `Fp8Experts` (fp8.py) | FP8 checkpoints, kept in FP8 |
+| `PackedExperts` | bf16 or fp16 weights on a CPU without such instructions: FBGEMM's fp16 packing, fp32 arithmetic |
 """
 
 from __future__ import annotations
@@ -165,9 +165,11 @@ class PackedExperts:
         multiply = torch.ops.quantized.linear_dynamic_fp16
         start = 0
         for expert, count in enumerate(counts.tolist()):
-            packed = self._packed[expert]
-            if count == 0 or packed is None:
+            if count == 0:
                 continue
+            packed = self._packed[expert]
+            if packed is None:
+                raise RuntimeError(f"expert {expert} was never loaded")
             end = start + count
             both = multiply(x[rows[start:end]].float(), packed[0])
             gated = activation(both[:, : self.width]).mul_(both[:, self.width :])

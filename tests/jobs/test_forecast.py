@@ -132,7 +132,8 @@ def test_forecast_prints_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
 def test_forecast_faults_are_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["forecast", "--model", "30B-A3B", "--ranks", "129"]) == 1
     assert main(["forecast", "--model", "30B-A3B", "--ranks", "two"]) == 1
+    assert main(["forecast", "--model", "8B", "--ranks", "0"]) == 1
     assert main(["forecast", "--model", str(tmp_path)]) == 1
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 3 and all(line.startswith("secondsight: ") for line in said)
-    assert "129 ranks" in said[0] and "--ranks two" in said[1] and "config.json" in said[2]
+    assert len(said) == 4 and all(line.startswith("secondsight: ") for line in said)
+    assert "129 ranks" in said[0] and "--ranks two" in said[1] and "--ranks 0" in said[2] and "config.json" in said[3]

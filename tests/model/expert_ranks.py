@@ -32,7 +32,8 @@ def run_rank(rank: int, job: dict[str, Any]) -> None:
     store = dist.FileStore(f"{job['out']}/store", ranks)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
     placement = Placement.from_json(job["placement"]) if job.get("placement") else None
-    dtype = getattr(torch, job.get("dtype", "float32"))
+    named = job.get("dtype", "float32")
+    dtype = getattr(torch, named) if named else None
     group = dist.group.WORLD
     loaded = load_qwen3_vl(job["checkpoint"], rank, ranks, group, dtype, placement=placement)
     queue = [expert_checkpoints.sample(**sample) for sample in job["work"][rank]]

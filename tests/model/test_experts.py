@@ -75,6 +75,7 @@ def gangs(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     """Every scenario run once, in one program of its own that forks the ranks: name -> (job, results by rank)."""
     folder = tmp_path_factory.mktemp("gangs")
     moe = str(tiny.save(tiny.build("moe"), folder / "moe", "hub", shards=2))
+    half = str(tiny.save(tiny.build("moe", torch.bfloat16), folder / "half", "hub"))
     dense = str(tiny.save(tiny.build("dense"), folder / "dense"))
     s = SAMPLES
     skewed = [[100, 1, 1, 1, 1, 1, 1, 50]] * 3
@@ -94,6 +95,7 @@ def gangs(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[st
             "placement": Placement.measured(skewed, 2, 3).to_json(),
         },
         "bf16": {"ranks": 2, "work": [s[:3], s[3:]], "dtype": "bfloat16"},
+        "packed": {"ranks": 2, "work": [s[:3], s[3:]], "dtype": None, "checkpoint": half},
         "dense": {"ranks": 2, "work": [s[:1], s[1:]], "checkpoint": dense},
     }
     for name, job in jobs.items():
@@ -143,9 +145,10 @@ def test_dense_ranks_need_no_lockstep(gangs: Any, references: Any) -> None:
         assert torch.equal(logits, references["dense"][seed])
 
 
-def test_bf16_as_close_as_transformers_own_bf16(gangs: Any, references: Any) -> None:
+@pytest.mark.parametrize("name", ["bf16", "packed"])
+def test_bf16_as_close_as_transformers_own_bf16(gangs: Any, references: Any, name: str) -> None:
     """Against float32 our error is at most a little more than that of transformers run in bf16."""
-    for seed, logits in answers(gangs["bf16"]):
+    for seed, logits in answers(gangs[name]):
         exact, theirs = references["moe"][seed], references["bf16"][seed].float()
         ours_off, theirs_off = (logits.float() - exact).abs().mean(), (theirs - exact).abs().mean()
         assert ours_off < 1.5 * theirs_off + 0.01, (seed, ours_off, theirs_off)
