@@ -267,8 +267,8 @@ def vacuum(store: Store, hours: int = 168, dry_run: bool = False, safe_hours: in
         used |= {published[0].catalog[0]} if published[0].catalog else set()
         before = time.time() - hours * 3600
         old = [path for path, _, changed in store.list("_index") if path not in used and changed < before]
-        for record in RECORDS:  # what a killed writer has left
-            listed = store.list(f"{PARTITION}={record}")
+        for folder in ("_delta_log", *(f"{PARTITION}={record}" for record in RECORDS)):  # left by killed writers
+            listed = store.list(folder)
             old += [path for path, _, changed in listed if path.endswith(".tmp") and changed < before]
         removed += old
         if not dry_run:

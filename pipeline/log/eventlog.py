@@ -122,7 +122,7 @@ class EventLog:
             self._store.sync([written.file.path])
         while not delta.commit([written.file], [before] if before else []):
             pass
-        self._learn(delta)
+        self._learn(delta, own=True)
         self._publisher.publish(delta.version)
         return written.file
 
@@ -167,7 +167,7 @@ class EventLog:
                 if not group or delta.commit(files):
                     break
                 self._learn(delta)
-            self._learn(delta)
+            self._learn(delta, own=bool(group))
             if group:
                 self._publisher.publish(delta.version)
             for r in group:
@@ -195,7 +195,7 @@ class EventLog:
                 self._store.sync([written.file.path])
             while not delta.commit([written.file]):
                 pass
-            self._learn(delta)
+            self._learn(delta, own=True)
             self._publisher.publish(delta.version)
             self._names |= pairs
 
@@ -295,10 +295,13 @@ class EventLog:
             self._read_keys(delta.files("videos"), {config_hash})
         return self._keys[config_hash]
 
-    def _learn(self, delta: Delta) -> None:
-        """Bring the keys up to the table's version: read the videos that each commit in between has added."""
+    def _learn(self, delta: Delta, own: bool = False) -> None:
+        """Bring the keys up to the table's version: read the videos that each commit in between has added.
+
+        `own`: the last of them was made here, and what it added is known.
+        """
         fresh: list[DataFile] = []
-        for version in range(self._learned + 1, delta.version + 1):
+        for version in range(self._learned + 1, delta.version + (0 if own else 1)):
             commit = read_commit(self._store, version)
             if commit is None:  # cleaned up already: start over
                 fresh = []

@@ -30,11 +30,16 @@ class DataFile:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What one commit did. `data_change` is false where it only arranged the same rows in other files."""
+    """What one commit did.
+
+    `data_change` is false where it only arranged the same rows in other files; `changes_table` is true where it changed
+    the schema, the configuration or the protocol.
+    """
 
     added: tuple[DataFile, ...]
     removed: tuple[str, ...]
     data_change: bool
+    changes_table: bool
 
 
 def is_ours(path: str) -> bool:
@@ -58,7 +63,7 @@ def read_commit(store: Store, version: int) -> Commit | None:
         return None
     added: list[DataFile] = []
     removed: list[str] = []
-    data_change = False
+    data_change = changes_table = False
     try:
         for line in text.splitlines():
             action = json.loads(line)
@@ -68,9 +73,11 @@ def read_commit(store: Store, version: int) -> Commit | None:
             elif remove := action.get("remove"):
                 removed.append(unquote(remove["path"]))
                 data_change |= bool(remove["dataChange"])
+            elif "metaData" in action or "protocol" in action:
+                changes_table = True
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LogError(f"{store.uri}/{path}: damaged commit: {error}") from error
-    return Commit(tuple(added), tuple(removed), data_change)
+    return Commit(tuple(added), tuple(removed), data_change, changes_table)
 
 
 def _data_file(add: dict[str, Any], path: str) -> DataFile:

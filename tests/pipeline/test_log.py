@@ -8,11 +8,11 @@ from pathlib import Path
 import duckdb
 import polars
 import pytest
-from deltalake import DeltaTable
-from deltalake.exceptions import CommitFailedError
+from deltalake import DeltaTable, TableFeatures
 
 from pipeline.errors import LogError
 from pipeline.log import EventLog
+from pipeline.log.store import LocalStore
 from pipeline.query import Query
 from tests.pipeline.logs import event, run_record, video_id, video_result
 
@@ -168,14 +168,13 @@ def test_a_video_of_many_events_and_hostile_text(tmp_path: Path) -> None:
 def test_a_commit_whose_answer_is_lost_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The store has taken the commit, the answer was lost, and the repeated put is refused: it is ours all the same."""
     log = open_log(tmp_path / "log")
-    write = DeltaTable.create_write_transaction
+    create = LocalStore.create
 
-    def lossy(*args: object, **options: object) -> None:
-        write(*args, **options)  # type: ignore[arg-type]
-        raise CommitFailedError("version already exists")
+    def lossy(store: LocalStore, path: str, data: bytes) -> bool:
+        return create(store, path, data) and not path.startswith("_delta_log")
 
     with monkeypatch.context() as patch:
-        patch.setattr(DeltaTable, "create_write_transaction", lossy)
+        patch.setattr(LocalStore, "create", lossy)
         assert log.commit([video_result("a")]).committed == (video_id("a"),)
     assert log.commit([video_result("a"), video_result("b")]).committed == (video_id("b"),)
     assert log.snapshot().table("events").num_rows == 4
@@ -194,3 +193,23 @@ def test_a_late_index_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for name in ("a.mp4", "b.mp4", "c.mp4"):
         assert Query(str(tmp_path / "log")).between(name, 0, 5_000_000).num_rows == 2
     assert log.check() == []
+
+
+def test_checkpoints_and_foreign_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints are made; commits that others make through delta-rs are seen; features unknown here are refused."""
+    monkeypatch.setattr("pipeline.log.delta.CHECKPOINT_EVERY", 3)
+    log = open_log(tmp_path / "log")
+    for name in "abcde":
+        log.commit([video_result(name)])
+    assert list((tmp_path / "log" / "_delta_log").glob("*.checkpoint.parquet"))
+    table = DeltaTable(str(tmp_path / "log"))
+    table.alter.set_table_properties({"delta.logRetentionDuration": "interval 60 days"})
+    log.commit([video_result("f")])
+    assert log.done("c1").keys() == {video_id(n) for n in "abcdef"}
+    assert DeltaTable(str(tmp_path / "log")).history(2)[0]["operation"] == "WRITE"
+    table = DeltaTable(str(tmp_path / "log"))
+    table.alter.add_feature(TableFeatures.DeletionVectors, allow_protocol_versions_increase=True)
+    with pytest.raises(LogError, match="Delta features"):
+        log.commit([video_result("g")])
+    with pytest.raises(LogError, match="Delta features"):
+        EventLog.open(str(tmp_path / "log"))
