@@ -137,8 +137,8 @@ class Schedule:
 
     def next_decode(self, now: float) -> DecodeOrder | None:
         """The next segment to decode; None while there is none, no decoder to spare, or no room for its frames."""
-        if len(self._decoding) >= self._decoders:
-            return None
+        if sum(d.next <= d.order.segment.last for d in self._decoding.values()) >= self._decoders:
+            return None  # one that has yielded its last window is about to end, and needs no decoder any more
         pending = min((p for p in self._again if p.not_before <= now), key=self._age, default=None)
         if pending is None and not self._unstarted:
             return None
