@@ -1,6 +1,6 @@
 """How fast the sharded experts are, what loading costs, what placement gains: `python -m jobs.bench.experts`.
 
-[--quick] about a minute; [--json FILE] the figures; [--only layer,ranks,load,placement] a part.
+[--quick] small sizes, a few minutes in all; [--json FILE] the figures; [--only layer,model,ranks,load,placement].
 
 Peers and limits, each measured in the same run on one thread: transformers' own experts (eager, batched_mm,
 grouped_mm, in bf16 and float32), a dense SwiGLU layer with the same active floating-point operations, the time to read
@@ -40,7 +40,7 @@ EXPERT_FLOPS = 6 * HIDDEN * WIDTH  # of one token through one expert
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m jobs.bench.experts", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="small sizes, about a minute")
+    parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--only", default="layer,model,ranks,load,placement", help="parts, comma-separated")
     args = parser.parse_args()

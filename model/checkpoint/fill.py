@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -20,49 +22,60 @@ DTYPES = {
 STRIP = 64 << 20  # bytes read at a time where they cannot go straight to their place
 
 
-def fill(source: Source, read: Read, block: tuple[int, int] | None, target: Tensor) -> None:
-    """Read one matrix into `target`, converting dtype, orientation and FP8 scales on the way.
+class Filler:
+    """Reads matrices of one checkpoint. What cannot go straight to its place passes through one buffer, used again
+    and again: buffers that come and go between lasting ones would leave holes in the heap."""
 
-    Where nothing needs converting and `target` is in host memory the bytes go straight there.
-    """
-    stored = read.stored
-    shape = stored.shape if read.item is None else stored.shape[1:]
-    items = 1 if read.item is None else stored.shape[0]
-    start = stored.start + (read.item or 0) * (stored.nbytes // items)
-    dtype = DTYPES[stored.dtype]
-    if read.scale is not None and block is not None:
-        weight = _read(source, stored.file, start, dtype, shape)
-        scale = _read_scale(source, read.scale, read.item)
-        whole = torch.empty(shape, dtype=torch.float32)
-        matrices, scales = (weight, scale) if weight.dim() > 2 else (weight[None], scale[None])
-        for matrix, factors, out in zip(matrices, scales, whole.view_as(matrices), strict=True):
-            dequantise(matrix, factors, block, out)
-        target.copy_(whole.transpose(-1, -2) if read.transposed else whole)
-    elif read.transposed:
-        target.copy_(_read(source, stored.file, start, dtype, shape).transpose(-1, -2))
-    elif target.dtype == dtype and target.device.type == "cpu" and target.is_contiguous():
-        _read_into(source, stored.file, start, target)
-    else:
-        rows = shape[0] if shape else 1
-        row_bytes = max(1, (stored.nbytes // items) // max(rows, 1))
-        step = max(1, STRIP // row_bytes)
-        flat = target if shape else target.view(1)
-        for row in range(0, rows, step):
-            part = flat[row : row + step]
-            part.copy_(_read(source, stored.file, start + row * row_bytes, dtype, part.shape))
+    def __init__(self, source: Source, block: tuple[int, int] | None) -> None:
+        self._source, self._block = source, block
+        self._stage = torch.empty(0, dtype=torch.uint8)
 
+    def fill(self, read: Read, target: Tensor) -> None:
+        """Read one matrix into `target`, converting dtype, orientation and FP8 scales on the way.
 
-def _read_scale(source: Source, scale: Stored, item: int | None) -> Tensor:
-    whole = scale.shape if item is None else scale.shape[1:]
-    items = 1 if item is None else scale.shape[0]
-    start = scale.start + (item or 0) * (scale.nbytes // items)
-    return _read(source, scale.file, start, DTYPES[scale.dtype], whole)
+        Where nothing needs converting and `target` is in host memory the bytes go straight there.
+        """
+        stored = read.stored
+        shape = stored.shape if read.item is None else stored.shape[1:]
+        items = 1 if read.item is None else stored.shape[0]
+        start = stored.start + (read.item or 0) * (stored.nbytes // items)
+        dtype = DTYPES[stored.dtype]
+        if read.scale is not None and self._block is not None:
+            scale = self._scale(read.scale, read.item)
+            weight = self._staged(stored.file, start, dtype, shape)
+            whole = torch.empty(shape, dtype=torch.float32)
+            matrices, scales = (weight, scale) if weight.dim() > 2 else (weight[None], scale[None])
+            for matrix, factors, out in zip(matrices, scales, whole.view_as(matrices), strict=True):
+                dequantise(matrix, factors, self._block, out)
+            target.copy_(whole.transpose(-1, -2) if read.transposed else whole)
+        elif read.transposed:
+            target.copy_(self._staged(stored.file, start, dtype, shape).transpose(-1, -2))
+        elif target.dtype == dtype and target.device.type == "cpu" and target.is_contiguous():
+            _read_into(self._source, stored.file, start, target)
+        else:
+            rows = shape[0] if shape else 1
+            row_bytes = max(1, (stored.nbytes // items) // max(rows, 1))
+            step = max(1, STRIP // row_bytes)
+            flat = target if shape else target.view(1)
+            for row in range(0, rows, step):
+                part = flat[row : row + step]
+                part.copy_(self._staged(stored.file, start + row * row_bytes, dtype, part.shape))
 
+    def _scale(self, scale: Stored, item: int | None) -> Tensor:
+        shape = scale.shape if item is None else scale.shape[1:]
+        items = 1 if item is None else scale.shape[0]
+        found = torch.empty(shape, dtype=DTYPES[scale.dtype])
+        _read_into(self._source, scale.file, scale.start + (item or 0) * (scale.nbytes // items), found)
+        return found
 
-def _read(source: Source, file: str, start: int, dtype: torch.dtype, shape: tuple[int, ...] | torch.Size) -> Tensor:
-    tensor = torch.empty(tuple(shape), dtype=dtype)
-    _read_into(source, file, start, tensor)
-    return tensor
+    def _staged(self, file: str, start: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+        """A matrix in the buffer, valid until the next one."""
+        nbytes = math.prod(shape) * dtype.itemsize
+        if len(self._stage) < nbytes:
+            self._stage = torch.empty(nbytes, dtype=torch.uint8)
+        found = self._stage[:nbytes].view(dtype).view(shape)
+        _read_into(self._source, file, start, found)
+        return found
 
 
 def _read_into(source: Source, file: str, start: int, tensor: Tensor) -> None:

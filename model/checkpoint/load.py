@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from model.checkpoint.fill import fill
+from model.checkpoint.fill import Filler
 from model.checkpoint.index import Checkpoint, open_checkpoint
 from model.checkpoint.layout import ExpertReads
 from model.checkpoint.packed import PackedLinear, pays
@@ -68,10 +68,11 @@ def load_qwen3_vl(
     dtype = dtype or (torch.float32 if packed else stored_dtype(config))
     keep_fp8 = device.type == "cuda" if keep_fp8 is None else keep_fp8
     plan = plan_model(checkpoint, config, rank, ranks, group, dtype, device, placement, attention, keep_fp8, packed)
-    _fill_parameters(plan, checkpoint, dtype, device, packed)
+    filler = Filler(checkpoint.source, plan.block)
+    _fill_parameters(plan, filler, dtype, device, packed)
     for module, reads in plan.experts:
         for slot, expert in enumerate(module.parallel.placement.held[module.layer][rank]):
-            _fill_expert(module, slot, reads[expert], checkpoint, plan.block)
+            _fill_expert(module, slot, reads[expert], filler)
     for part in plan.model.modules():
         for name, buffer in part._buffers.items():
             part._buffers[name] = None if buffer is None else buffer.to(device)
@@ -87,14 +88,12 @@ def _all_ranks(wanted: bool, device: torch.device, ranks: int, group: dist.Proce
     return bool(flag.item())
 
 
-def _fill_parameters(
-    plan: Plan, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, packed: bool
-) -> None:
+def _fill_parameters(plan: Plan, filler: Filler, dtype: torch.dtype, device: torch.device, packed: bool) -> None:
     model, reads = plan.model, plan.parameters
 
     def filled(name: str) -> torch.Tensor:
         target = torch.empty(model.get_parameter(name).shape, dtype=dtype, device=device)
-        fill(checkpoint.source, reads[name], plan.block, target)
+        filler.fill(reads[name], target)
         return target
 
     for name in reads:
@@ -109,20 +108,18 @@ def _fill_parameters(
         model.lm_head.weight = model.get_input_embeddings().weight
 
 
-def _fill_expert(
-    module: ShardedExperts, slot: int, reads: ExpertReads, checkpoint: Checkpoint, block: tuple[int, int] | None
-) -> None:
-    weights, source = module.weights, checkpoint.source
+def _fill_expert(module: ShardedExperts, slot: int, reads: ExpertReads, filler: Filler) -> None:
+    weights = module.weights
     gate_up, down = weights.slot(slot)
     targets = [*zip(reads.gate_up, gate_up.chunk(len(reads.gate_up)), strict=True), (reads.down, down)]
     if isinstance(weights, Fp8Experts):
         gate_up_scale, down_scale = weights.scales(slot)
         scales = [*gate_up_scale.chunk(len(reads.gate_up)), down_scale]
         for (read, target), scale in zip(targets, scales, strict=True):
-            fill(source, replace(read, scale=None), None, target)
+            filler.fill(replace(read, scale=None), target)
             assert read.scale is not None
-            fill(source, replace(read, stored=read.scale, scale=None), None, scale)
+            filler.fill(replace(read, stored=read.scale, scale=None), scale)
     else:
         for read, target in targets:
-            fill(source, read, block, target)
+            filler.fill(read, target)
     weights.seal(slot)

