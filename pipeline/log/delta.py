@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -18,16 +19,14 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from pipeline.errors import LogError
 from pipeline.log.protocol import PARTITION, DataFile, commit_path, read_commit
 from pipeline.log.schema import SCHEMA_KEY, SCHEMA_VERSION, table_schema
-from pipeline.log.store import Store
+from pipeline.log.store import LocalStore, Store
 
 
 def create_table(store: Store) -> None:
     """Create the empty table; leaves one that is already there as it is."""
-    if not store.uri.startswith(("s3", "gs", "az", "abfs")):
-        import os
-
-        os.makedirs(store.uri, exist_ok=True)
     try:
+        if isinstance(store, LocalStore):
+            os.makedirs(store.root, exist_ok=True)
         DeltaTable.create(
             store.uri,
             schema=table_schema(),
@@ -134,8 +133,13 @@ class Delta:
         written here, as one put of an object that must not exist yet: delta-rs first brings its list of files up to
         date, which takes 17 us for each file in the table and several requests (measured with 30 000 files).
         """
-        now, record = int(time.time() * 1000), "OPTIMIZE" if compacts else "WRITE"
-        info = {"timestamp": now, "operation": record, "operationParameters": {}, "engineInfo": "secondsight"}
+        if time.monotonic() - self._refreshed > LISTING_S:
+            before = self.version
+            self._open()
+            if self.version != before:
+                return False
+        now, operation = int(time.time() * 1000), "OPTIMIZE" if compacts else "WRITE"
+        info = {"timestamp": now, "operation": operation, "operationParameters": {}, "engineInfo": "secondsight"}
         actions: list[dict[str, Any]] = [{"commitInfo": info}]
         for f in remove:
             said = {"path": f.path, "deletionTimestamp": now, "dataChange": not compacts, "size": f.size_bytes}
@@ -153,6 +157,7 @@ class Delta:
         except OSError as error:
             raise LogError(f"{self.store.uri}: cannot commit version {self.version + 1}: {_said(error)}") from error
         self.version += 1
+        self._refreshed = time.monotonic()
         if self.version % CHECKPOINT_EVERY == 0:
             self._checkpoint()
         return True

@@ -120,7 +120,7 @@ class LocalStore:
         return data, _tag(data)
 
     def create(self, path: str, data: bytes) -> bool:
-        temporary = self._write(path, data)
+        temporary = self._write(path, data, durable=True)
         try:
             os.link(temporary, self.path(path))
         except FileExistsError:
@@ -139,10 +139,13 @@ class LocalStore:
             os.replace(self._write(path, data), self.path(path))
             return _tag(data)
 
-    def _write(self, path: str, data: bytes) -> str:
-        """Write a hidden temporary file beside `path`; returns its full name."""
+    def _write(self, path: str, data: bytes, durable: bool = False) -> str:
+        """Write a hidden temporary file beside `path` (`durable`: to outlive a power cut); returns its full name."""
         with _HiddenFile(self.path(path)) as file:
             file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         return file.temporary
 
     def sink(self, path: str) -> BinaryIO:
@@ -190,7 +193,7 @@ class _HiddenFile:
         except FileNotFoundError:
             os.makedirs(folder, exist_ok=True)
             self._file = open(self.temporary, "xb")  # noqa: SIM115
-        self.write, self.flush, self.tell = self._file.write, self._file.flush, self._file.tell
+        self.write, self.flush, self.fileno = self._file.write, self._file.flush, self._file.fileno
 
     @property
     def closed(self) -> bool:

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import duckdb
 import polars
+import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, TableFeatures
 
 from pipeline.errors import LogError
 from pipeline.log import EventLog
+from pipeline.log.schema import EVENTS, table_schema
+from pipeline.log.sql import select
 from pipeline.log.store import LocalStore
 from pipeline.query import Query
 from tests.pipeline.logs import event, run_record, video_id, video_result
@@ -213,3 +216,38 @@ def test_checkpoints_and_foreign_commits(tmp_path: Path, monkeypatch: pytest.Mon
         log.commit([video_result("g")])
     with pytest.raises(LogError, match="Delta features"):
         EventLog.open(str(tmp_path / "log"))
+
+
+def test_a_committer_that_slept_looks_before_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Old commits may be gone by then; writing the version after the last one known would hide it below the newest."""
+    log, other = open_log(tmp_path / "log"), open_log(tmp_path / "log", "run-2")
+    for name in "abc":
+        other.commit([video_result(name, run_id="run-2")])
+    DeltaTable(str(tmp_path / "log")).create_checkpoint()
+    for version in range(6):
+        (tmp_path / "log" / "_delta_log" / f"{version:020}.json").unlink(missing_ok=True)
+    monkeypatch.setattr("pipeline.log.delta.LISTING_S", -1.0)
+    assert log.commit([video_result("a"), video_result("d")]).committed == (video_id("d"),)
+    assert log.done("c1").keys() == {video_id(n) for n in "abcd"}
+    assert log.snapshot().table("events").num_rows == 8
+
+
+def test_columns_can_come_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log from before a column was there: it is added, nothing is rewritten, old rows have null in it."""
+    with monkeypatch.context() as patch:
+        older = pa.schema([f for f in table_schema() if f.name not in ("model", "lost_us")])
+        patch.setattr("pipeline.log.delta.table_schema", lambda: older)
+        patch.setattr("pipeline.log.eventlog.EVENTS", pa.schema([f for f in EVENTS if f.name != "model"]))
+        patch.setattr("pipeline.log.rows.EVENTS", pa.schema([f for f in EVENTS if f.name != "model"]))
+        open_log(tmp_path / "log").commit([video_result("a.mp4")])
+    log = open_log(tmp_path / "log", "run-2")
+    log.commit([video_result("b.mp4", run_id="run-2")])
+    frame = polars.read_delta(str(tmp_path / "log"))
+    assert {"model", "lost_us"} <= set(frame.columns)
+    assert sorted(log.snapshot().table("events")["model"].to_pylist(), key=str) == [None, None, "signals", "signals"]
+    query = Query(str(tmp_path / "log"))
+    assert query.at("a.mp4", 0)["model"].to_pylist() == [None]
+    assert query.at("b.mp4", 0)["model"].to_pylist() == ["signals"]
+    assert select(log.snapshot(), "select count(model) as n from events").to_pylist() == [{"n": 2}]
+    log.compact()
+    assert Query(str(tmp_path / "log")).at("a.mp4", 0)["model"].to_pylist() == [None]
