@@ -1,9 +1,9 @@
 """Gangs: a replica of several ranks, each its own process (and GPU), in one placement group.
 
-Seen from the flow a gang is one replica. A coordinator actor stands for it: it owns the placement group and the
-ranks, shares a batch out among them and collects the answers; frames go to the ranks straight from the object store.
-The first rank that fails ends the whole gang: ranks that wait in a collective for a dead one are of no use to anyone.
-When the coordinator ends, Ray ends what it owns.
+Seen from the flow a gang is one replica. A coordinator actor stands for it: it owns the ranks, shares a batch out
+among them and collects the answers; frames go to the ranks straight from the object store. The first rank that fails
+ends the whole gang: ranks that wait in a collective for a dead one are of no use to anyone. When the coordinator ends,
+Ray ends what it owns; the driver holds the places and gives them back.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 import ray
 from ray.util import get_node_ip_address, placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from model.interface import ModelProfile, Reporting
@@ -151,19 +152,15 @@ class _Coordinator:
         self._plan = plan
         self._ranks: list[Any] = []
 
-    def load(self) -> list[str]:
+    def load(self, places: PlacementGroup) -> list[str]:
         """Ids of the ranks' nodes, when all are warm. Raises ModelError where loading can never work."""
         plan = self._plan
-        share = {"CPU": plan.cpus, "GPU": plan.gpus}
-        # A bundle cannot be empty; a byte of memory is to be had everywhere.
-        bundle = {resource: amount for resource, amount in share.items() if amount} or {"memory": 1}
-        self._group = placement_group([bundle] * plan.ranks, strategy="PACK", name=f"{plan.name}-{os.getpid()}")
-        ray.get(self._group.ready())
+        ray.get(places.ready())
         self._ranks = [
             _Rank.options(  # type: ignore[attr-defined]
                 num_cpus=plan.cpus,
                 num_gpus=plan.gpus,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=rank),
+                scheduling_strategy=PlacementGroupSchedulingStrategy(places, placement_group_bundle_index=rank),
             ).remote(plan, rank)
             for rank in range(plan.ranks)
         ]
@@ -224,7 +221,6 @@ class _Coordinator:
     def _end(self) -> None:
         for rank in self._ranks:
             ray.kill(rank, no_restart=True)
-        remove_placement_group(self._group)
 
 
 class GangReplica:
@@ -233,8 +229,9 @@ class GangReplica:
     def __init__(self, name: str, choice: Any, profile: ModelProfile, cpus: float) -> None:
         self.name = name
         plan = GangPlan(name, choice, profile.ranks, cpus, profile.gpus)
+        self._places = reserve(plan)
         self._coordinator = _Coordinator.remote(plan)  # type: ignore[attr-defined]
-        self._ready = self._coordinator.load.remote()
+        self._ready = self._coordinator.load.remote(self._places)
 
     def ready(self) -> ray.ObjectRef:
         return self._ready
@@ -247,6 +244,15 @@ class GangReplica:
 
     def stop(self) -> None:
         ray.kill(self._coordinator, no_restart=True)
+        remove_placement_group(self._places)  # which also ends whoever is still in its places
+
+
+def reserve(plan: GangPlan) -> PlacementGroup:
+    """One bundle per rank, on as few nodes as hold them."""
+    share = {"CPU": plan.cpus, "GPU": plan.gpus}
+    # A bundle cannot be empty; a byte of memory is to be had everywhere.
+    bundle = {resource: amount for resource, amount in share.items() if amount} or {"memory": 1}
+    return placement_group([bundle] * plan.ranks, strategy="PACK")
 
 
 def deal(windows: Sequence[Window], ranks: int) -> list[list[int]]:

@@ -23,7 +23,7 @@ pytest.importorskip("transformers")
 ray = pytest.importorskip("ray")
 
 from workers.failures import understand  # noqa: E402
-from workers.gang import GangPlan, GangReplica, _Coordinator, deal  # noqa: E402
+from workers.gang import GangPlan, GangReplica, _Coordinator, deal, reserve  # noqa: E402
 from workers.replica import ModelChoice, start_replica  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -92,6 +92,14 @@ def assert_ends(processes: list[int], within_s: float) -> None:
     assert not any(map(alive, processes))
 
 
+def assert_free(cpus: float, within_s: float = 30) -> None:
+    """Ray tells of resources with some delay."""
+    end = time.monotonic() + within_s
+    while ray.available_resources().get("CPU", 0) != cpus and time.monotonic() < end:
+        time.sleep(0.1)
+    assert ray.available_resources().get("CPU", 0) == cpus
+
+
 def test_a_gang_answers_as_one_process_does(gang: Any, choice: ModelChoice, windows: Any) -> None:
     """More windows than ranks, as many, and fewer; in order, and the same to the letter."""
     from model.registry import find_model
@@ -123,12 +131,13 @@ def test_frames_that_are_gone_are_said_to_be_lost_and_the_gang_stays_well(gang: 
     @ray.remote(num_cpus=0)
     class Decoder:
         def frames(self, frames: Frames) -> list[Any]:
-            return [ray.put(frames)]
+            return [os.getpid(), ray.put(frames)]
 
     decoder = Decoder.remote()
-    (orphan,) = ray.get(decoder.frames.remote(windows[2][1]))
+    large = Frames(np.zeros((4, 512, 512, 3), np.uint8), np.arange(4) * 100, np.arange(4) * 100 + 50)
+    pid, orphan = ray.get(decoder.frames.remote(large))
     ray.kill(decoder)
-    time.sleep(0.5)
+    assert_ends([pid], within_s=30)
     good = [ray.put(frames) for _, frames in windows[:2]]
     with pytest.raises(Exception) as caught:
         ray.get(gang.watch([w for w, _ in windows[:3]], [*good, orphan]), timeout=60)
@@ -139,7 +148,7 @@ def test_frames_that_are_gone_are_said_to_be_lost_and_the_gang_stays_well(gang: 
 
 def test_the_death_of_a_rank_ends_the_gang_at_once(gang: Any, windows: Any) -> None:
     """Last of those that use it."""
-    ranks = pids(gang)
+    ranks, held = pids(gang), ray.available_resources().get("CPU", 0)
     frames = [ray.put(frames) for _, frames in windows]
     answer = gang.watch([w for w, _ in windows], frames)
     os.kill(ranks[1], 9)
@@ -147,20 +156,19 @@ def test_the_death_of_a_rank_ends_the_gang_at_once(gang: Any, windows: Any) -> N
         ray.get(answer, timeout=30)
     assert understand(caught.value).what in ("died", "fault")
     assert_ends(ranks, within_s=5)
+    gang.stop()
+    assert_free(held + 1)
 
 
 def test_stopping_ends_every_process_and_gives_the_places_back(choice: ModelChoice) -> None:
-    free = ray.available_resources().get("CPU")
+    free = ray.available_resources().get("CPU", 0)
     replica = start_replica("gang-2", choice, choice.profile(), cpus=0.5)
     ray.get(replica.ready(), timeout=180)
     ranks = pids(replica)
     assert all(map(alive, ranks))
     replica.stop()
     assert_ends(ranks, within_s=15)
-    end = time.monotonic() + 15
-    while ray.available_resources().get("CPU") != free and time.monotonic() < end:
-        time.sleep(0.1)
-    assert ray.available_resources().get("CPU") == free
+    assert_free(free)
 
 
 def test_a_checkpoint_that_cannot_be_loaded_is_a_model_error(choice: ModelChoice, tmp_path: Path) -> None:
@@ -179,10 +187,12 @@ def test_a_checkpoint_that_cannot_be_loaded_is_a_model_error(choice: ModelChoice
 
 
 def test_ranks_that_do_not_come_up_in_time_are_given_up(choice: ModelChoice) -> None:
-    coordinator = _Coordinator.remote(GangPlan("gang-4", choice, ranks=2, cpus=0, gpus=0, start_s=0.2))
+    plan = GangPlan("gang-4", choice, ranks=2, cpus=0, gpus=0, start_s=0.2)
+    coordinator, places = _Coordinator.remote(plan), reserve(plan)
     with pytest.raises(TimeoutError, match="did not come up within"):
-        ray.get(coordinator.load.remote(), timeout=60)
+        ray.get(coordinator.load.remote(places), timeout=60)
     ray.kill(coordinator)
+    ray.util.remove_placement_group(places)
 
 
 @pytest.mark.parametrize(("lengths", "ranks"), [([4, 4, 4, 4], 2), ([1, 9, 4, 4], 2), ([5], 4), ([], 3), ([3] * 7, 3)])
