@@ -175,7 +175,7 @@ def overhead(folder: Path, quick: bool) -> list[Result]:
 
 def memory(folder: Path, quick: bool) -> list[Result]:
     """Part 3. Each job in a process of its own, with a Ray of its own."""
-    counts = (10, 60) if quick else (10, 50, 200)
+    counts = (10, 40) if quick else (10, 50, 200)
     archive = make_videos(folder / "many", max(counts), 8, (320, 192), 25)
     names = sorted(map(str, archive.glob("*.mp4")))
     results = []
