@@ -70,6 +70,18 @@ def windows() -> list[tuple[Window, Frames]]:
     return [ranks.window(number) for number in range(6)]
 
 
+def assert_gone(ref: Any, within_s: float) -> None:
+    """Ray frees what a dead process owned a moment after the process."""
+    until = time.monotonic() + within_s
+    while time.monotonic() < until:
+        try:
+            ray.get(ref, timeout=5)
+        except ray.exceptions.RayError:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"still there after {within_s:g} s")
+
+
 def watch(replica: Any, batch: list[tuple[Window, Frames]]) -> Any:
     return ray.get(replica.watch([w for w, _ in batch], [ray.put(f) for _, f in batch]), timeout=120)
 
@@ -138,6 +150,7 @@ def test_frames_that_are_gone_are_said_to_be_lost_and_the_gang_stays_well(gang: 
     pid, orphan = ray.get(decoder.frames.remote(large))
     ray.kill(decoder)
     assert_ends([pid], within_s=30)
+    assert_gone(orphan, within_s=30)
     good = [ray.put(frames) for _, frames in windows[:2]]
     with pytest.raises(Exception) as caught:
         ray.get(gang.watch([w for w, _ in windows[:3]], [*good, orphan]), timeout=60)
