@@ -51,7 +51,7 @@ def build_tokenizer(kinds: Sequence[str], prompt_lines: Sequence[str]) -> Tokeni
     as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     spelled = [as_bytes.pre_tokenize_str(entry)[0][0] for entry in (*phrases, *numbers, *words, *digits)]
     entries = [*alphabet, *sorted(set(spelled) - set(alphabet))]
-    literal = "|".join(re.escape(phrase) for phrase in sorted(set(phrases), key=len, reverse=True))
+    literal = "|".join(re.escape(phrase) for phrase in sorted(set(phrases), key=lambda p: (-len(p), p)))
     pieces = rf"{literal}|[0-9]+\.[0-9]+| ?[A-Za-z]+| ?[0-9]|[\s\S]"
     tokenizer = Tokenizer(models.BPE(vocab={e: i for i, e in enumerate(entries)}, merges=[], ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pieces), "isolated"), as_bytes])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -55,6 +58,22 @@ def test_any_text_can_be_written_and_read(text: str) -> None:
     assert TOKENIZER.decode(ids, skip_special_tokens=False) == text
 
 
+def test_the_tokenizer_is_the_same_in_every_process() -> None:
+    """A run is taken up, and a checkpoint is used, elsewhere: no order may come from Python's seeded hashes."""
+    script = "from jobs.train.tokens import build_tokenizer; print(build_tokenizer(('ab', 'cd', 'ef'), ()).to_str())"
+    built = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(built) == 1
+
+
 def test_answers_and_prompts_need_few_tokens() -> None:
     told = [
         TruthEvent(0, 2_300_000, "move", "the red circle moves left"),
@@ -73,6 +92,16 @@ def test_answers_and_prompts_need_few_tokens() -> None:
     assert len(TOKENIZER.encode(system_text(WORLD), add_special_tokens=False).ids) == len(lines) + system_text(
         WORLD
     ).count("\n")
+
+
+def test_every_process_makes_the_same_tokenizer() -> None:
+    program = (
+        "from jobs.train.checkpoint import prompt_tokenizer; from jobs.train.trainer import PROMPT; "
+        "from model.prompts import load_prompt; print(prompt_tokenizer(load_prompt(str(PROMPT))).to_str(), end='')"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}  # the order of sets
+    other = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(other.stdout) == json.loads(TOKENIZER.to_str())
 
 
 # --- samples ---
