@@ -282,10 +282,10 @@ class Flow:
         batch, failure = outcome.batch, outcome.failure
         if outcome.events is not None:
             self._schedule.answered(batch, outcome.events, outcome.replica)
-            stride_us = self._config.windowing.length_us - self._config.windowing.overlap_us
             for window, said in zip(batch.windows, outcome.events, strict=True):
                 self.progress.windows += 1
-                self.progress.video_us += min(stride_us, window.end_us - window.start_us)
+                seen_before_us = self._config.windowing.overlap_us if window.index else 0
+                self.progress.video_us += window.end_us - window.start_us - seen_before_us
                 self.progress.model_s += said.model_s
         elif failure is not None and failure.what == "model":
             self._schedule.refused(batch, failure.detail)
