@@ -47,6 +47,9 @@ class Store(Protocol):
     def swap(self, path: str, data: bytes, tag: str | None) -> str | None:
         """Replace the version that has `tag` (None: absent); returns the new tag, None where it has changed since."""
 
+    def put(self, path: str, data: bytes) -> None:
+        """Write an object whole, over what is there. For what one process alone writes."""
+
     def sink(self, path: str) -> BinaryIO:
         """A new object to write bit by bit, which appears when closed."""
 
@@ -138,6 +141,9 @@ class LocalStore:
                 return None
             os.replace(self._write(path, data), self.path(path))
             return _tag(data)
+
+    def put(self, path: str, data: bytes) -> None:
+        os.replace(self._write(path, data), self.path(path))
 
     def _write(self, path: str, data: bytes, durable: bool = False) -> str:
         """Write a hidden temporary file beside `path` (`durable`: to outlive a power cut); returns its full name."""
@@ -295,6 +301,10 @@ class ObjectStore:
 
     def swap(self, path: str, data: bytes, tag: str | None) -> str | None:
         return self._conditional(path, data, "create" if tag is None else {"e_tag": tag})
+
+    def put(self, path: str, data: bytes) -> None:
+        with self.request(path):
+            self._obstore.put(self._store, path, data, use_multipart=False)
 
     def _conditional(self, path: str, data: bytes, mode: Any) -> str | None:
         try:
