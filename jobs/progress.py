@@ -13,6 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from workers.live import expected_us
+
 if TYPE_CHECKING:
     from jobs.run import RunSummary
     from workers.flow import Progress
@@ -80,14 +82,6 @@ def render(progress: Progress, elapsed_s: float) -> Group:
     notes += [f"{progress.replica_deaths} replaced"] if progress.replica_deaths else []
     notes += [f"{progress.bytes_in_flight / 2**20:,.0f} MiB of frames in flight"]
     return Group(bar, line, Text(" · ".join(notes), style="dim"))
-
-
-def expected_us(progress: Progress) -> int:
-    """How much video there is to watch, as far as one can tell: what is known, and the average for what is not."""
-    taken = max(0, progress.names - progress.already - progress.duplicates - progress.failed)
-    unknown = max(0, progress.found - progress.names)
-    average = progress.known_us / taken if taken else 0.0
-    return round(progress.known_us + unknown * average)
 
 
 def summary_lines(summary: RunSummary, elapsed_s: float) -> Iterator[str]:

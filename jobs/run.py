@@ -17,13 +17,15 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from pipeline.clock import parse_time
-from pipeline.errors import LogError, UsageError
+from pipeline.errors import LogError, SecondsightError, UsageError
 
 if TYPE_CHECKING:
     from model.interface import ModelProfile
     from pipeline.config import RunConfig
+    from pipeline.live import LiveStatus, State
     from pipeline.log import EventLog
     from workers.flow import Limits, Progress
+    from workers.shares import Shares
 
 DESCRIPTION = """\
 Watch an archive and write what happens into an event log.
@@ -150,6 +152,7 @@ def run(
     # Ray takes seconds to start: only now that there is something to do.
     from workers.cluster import cluster
     from workers.flow import Flow
+    from workers.live import LiveReport
     from workers.replica import ModelChoice
     from workers.shares import share_out
 
@@ -163,9 +166,19 @@ def run(
             profile = factory.profile(settings)
         shares = share_out(machines.resources, profile, replicas, elastic=not machines.ours)
 
+        live: LiveReport | None = None
+
         def begin() -> None:
+            nonlocal live
             begun.append(time.time())
             event_log.begin_run(_run_record(run_id, config, begun[0], machines.resources))
+            live = LiveReport(log, _first_status(run_id, model, archive, begun[0], shares))
+
+        def report(progress: Progress) -> None:
+            if live is not None:
+                live.take(progress)
+            if on_progress is not None:
+                on_progress(progress)
 
         flow = Flow(
             already.rest,
@@ -179,10 +192,11 @@ def run(
             already=already.names,
             limits=limits,
             on_work=begin,
-            on_progress=on_progress or (lambda progress: None),
+            on_progress=report,
         )
         began = time.monotonic()
-        status = "failed"
+        status: State = "failed"
+        why = ""
         try:
             flow.run()
             status = "done"
@@ -191,11 +205,20 @@ def run(
         except (KeyboardInterrupt, SystemExit):
             status = "stopped"
             raise
+        except SecondsightError as error:
+            why = str(error)
+            raise
         finally:
             elapsed_s = time.monotonic() - began
-            if begun:
-                with nullcontext() if status == "done" else suppress(LogError):  # the first error is the one to tell
-                    event_log.finish_run(run_id, flow.progress.totals(elapsed_s), status)
+            try:
+                if begun:
+                    with (
+                        nullcontext() if status == "done" else suppress(LogError)
+                    ):  # the first error is the one to tell
+                        event_log.finish_run(run_id, flow.progress.totals(elapsed_s), status)
+            finally:
+                if live is not None:
+                    live.end(flow.progress, status, why)
     return _summary(run_id if begun else "", log, flow.progress, elapsed_s)
 
 
@@ -372,6 +395,25 @@ def _run_record(run_id: str, config: RunConfig, started: float, resources: Mappi
             "resources": {k: v for k, v in resources.items() if not k.startswith("node:")},
         },
         started_us=int(started * 1e6),
+    )
+
+
+def _first_status(run_id: str, model: str, archive: str | Sequence[str], started: float, shares: Shares) -> LiveStatus:
+    """What `secondsight top` and the web page are told before the first window."""
+    from pipeline.live import LiveStatus
+
+    names = [archive] if isinstance(archive, str) else list(archive)
+    return LiveStatus(
+        run_id=run_id,
+        state="starting",
+        started_at_us=int(started * 1e6),
+        updated_at_us=int(started * 1e6),
+        model=model,
+        archive=", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""),
+        driver=f"{platform.node()}:{os.getpid()}",
+        replicas_wanted=shares.replicas,
+        decoders=shares.decoders,
+        budget_bytes=shares.budget_bytes,
     )
 
 

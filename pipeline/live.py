@@ -44,8 +44,8 @@ class LiveStatus:
 
     `video_us`: length of the windows watched, overlaps counted once, of `known_us` in the videos taken up so far;
     `expected_us` guesses what is not known yet by the average. `hours_per_hour`: hours of video watched in an hour,
-    lately; `left_s`: until the end at that rate. `rates`: per second and lately, of "decode" and "watch" (windows),
-    "commit" (videos), "decode_busy" and "watch_busy" (seconds of work per second: how many are at work on average).
+    lately; `left_s`: until the end at that rate. `rates`: per second and lately, "decode_frames", "watch_windows",
+    "finish_videos", and how many decoders and replicas were at work on average ("decode_busy", "watch_busy").
     """
 
     run_id: str
