@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from jobs.bench.log_race import s3_server
+from jobs.bench.s3 import s3_server
 from pipeline.event import Event
 from pipeline.log import EventLog, RunRecord, VideoResult, WindowRecord
 from pipeline.log.datafile import ROW_GROUP, write_data_file

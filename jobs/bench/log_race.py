@@ -4,9 +4,10 @@
     python -m jobs.bench.log_race --store s3           the same on an S3 server on loopback (moto)
 
 Writers are processes with a run each, under one configuration, over overlapping sets of videos; after each commit they
-note in a journal which videos were acknowledged. They are killed with SIGKILL at random moments and replaced by new
-ones with new runs. Meanwhile Polars and DuckDB read the Delta table, and our own lookups the index. In the end:
-every acknowledged video is there once, with all its events and windows, under one run; `check` finds no fault.
+note in a journal which videos were acknowledged. One more process compacts the log over and over. All of them are
+killed with SIGKILL at random moments and replaced by new ones (writers with new runs). Meanwhile Polars and DuckDB
+read the Delta table, and our own lookups the index, again and again. In the end: every acknowledged video is there
+once, with all its events and windows, under one run; `check` finds no fault.
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ import argparse
 import contextlib
 import hashlib
 import json
-import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from jobs.bench.s3 import storage
 from pipeline.event import Event
 from pipeline.log.records import RunRecord, VideoResult, WindowRecord
 from pipeline.plan import Window
@@ -46,11 +47,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", metavar="FILE", help="write the figures there")
     parser.add_argument("--writer", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--compactor", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.writer:
         uri, journal, run, seed, commits = args.writer
         write(uri, Path(journal), run, int(seed), int(commits), args.processes * args.commits * GROUP // 2)
         return 0
+    if args.compactor:
+        compact_often(args.compactor)
     if args.quick:
         args.processes, args.commits = 4, 25
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the writers are ended too
@@ -61,56 +65,6 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:
         Path(args.json).write_text(json.dumps(figures, indent=1))
     return 0
-
-
-@contextlib.contextmanager
-def storage(kind: str, folder: Path) -> Iterator[str]:
-    """Where to put the log: a folder, or a bucket of an S3 server started here."""
-    if kind == "disk":
-        yield str(folder / "log")
-        return
-    with s3_server() as bucket:
-        yield f"{bucket}/log"
-
-
-@contextlib.contextmanager
-def s3_server() -> Iterator[str]:
-    """A moto server in a process of its own, on loopback; yields the URI of a bucket, the environment set for it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    endpoint = f"http://127.0.0.1:{port}"
-    settings = {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    before = {name: os.environ.get(name) for name in settings}
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    os.environ.update(settings)
-    try:
-        import boto3
-
-        deadline = time.monotonic() + 60
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-            if time.monotonic() > deadline:
-                raise TimeoutError("the S3 server did not start")
-            time.sleep(0.1)
-        boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="secondsight")
-        yield "s3://secondsight"
-    finally:
-        server.kill()
-        server.wait()
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 # -- a writer
@@ -144,6 +98,15 @@ def write(uri: str, journal: Path, run: str, seed: int, commits: int, pool: int)
     log.finish_run(run, {}, "done")
 
 
+def compact_often(uri: str) -> NoReturn:
+    """Merge the small files of a log again and again, until killed."""
+    from pipeline.log import EventLog
+
+    while True:
+        EventLog.open(uri).compact()
+        time.sleep(1)
+
+
 # -- the race
 
 
@@ -155,52 +118,111 @@ def race(uri: str, folder: Path, processes: int, commits: int, seed: int) -> dic
     log = EventLog.open(uri, create=True)
     journals = [folder / f"journal-{i}" for i in range(processes)]
     writers: list[subprocess.Popen[bytes] | None] = [None] * processes
-    kills = starts = reads = 0
+    compactor = None
+    kills = killed_compactors = starts = 0
     began = time.monotonic()
     next_kill = began + generator.uniform(1.5, 4)
-    allowed = processes + 2 * processes  # kills; enough to hit every moment, few enough to end
+    allowed = 6 * processes  # kills; enough to hit every moment, few enough to end
+    readers = Readers(uri, random.Random(seed))
     try:
         while True:
+            readers.look()
             for i, writer in enumerate(writers):
                 if writer is not None and writer.poll() is None:
                     continue
                 if writer is not None and writer.returncode not in (0, -signal.SIGKILL):
                     raise AssertionError(f"writer {i} ended with status {writer.returncode}")
-                left = commits - (len(journals[i].read_text().splitlines()) if journals[i].exists() else 0)
+                left = commits - len(_lines(journals[i]))
                 if left > 0:
                     starts += 1
                     mine = [uri, str(journals[i]), f"run-{i}-{starts}", str(seed * 1000 + starts), str(left)]
-                    command = [sys.executable, "-m", "jobs.bench.log_race", "--processes", str(processes)]
-                    writers[i] = subprocess.Popen([*command, "--commits", str(commits), "--writer", *mine])
+                    writers[i] = _start("--processes", str(processes), "--commits", str(commits), "--writer", *mine)
                 else:
                     writers[i] = None
             alive = [w for w in writers if w is not None and w.poll() is None]
             if not alive and all(w is None for w in writers):
                 break
+            if compactor is None or compactor.poll() is not None:
+                if compactor is not None and compactor.returncode != -signal.SIGKILL:
+                    raise AssertionError(f"the compaction ended with status {compactor.returncode}")
+                compactor = _start("--compactor", uri)
             if time.monotonic() > next_kill and alive and kills < allowed:
-                generator.choice(alive).kill()
+                victim = generator.choice([*alive, compactor])
+                victim.kill()
                 kills += 1
+                killed_compactors += victim is compactor
                 next_kill = time.monotonic() + generator.uniform(0.3, 2)
-            reads += _read(uri, generator)
-            time.sleep(0.2)
+            time.sleep(0.1)
     finally:
-        for writer in writers:
-            if writer is not None:
-                writer.kill()
-                writer.wait()
+        readers.stop()
+        for process in (*writers, compactor):
+            if process is not None:
+                process.kill()
+                process.wait()
     took = time.monotonic() - began
+    readers.look()
     counts = _settle(log, uri, journals)
-    lines = [json.loads(line) for journal in journals for line in journal.read_text().splitlines()]
+    lines = [json.loads(line) for journal in journals for line in _lines(journal)]
     return {
         "processes": processes,
         "commits": len(lines),
         "already there": sum(len(already) for _, already in lines),
         "kill -9": kills,
+        "of these, compactions": killed_compactors,
         "writers started": starts,
-        "reads meanwhile": reads,
+        "compactions": _compactions(uri),
+        "reads meanwhile": readers.count,
         "seconds": round(took, 1),
         **counts,
     }
+
+
+def _start(*arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "jobs.bench.log_race", *arguments])
+
+
+def _compactions(uri: str) -> int:
+    from deltalake import DeltaTable
+
+    from pipeline.log.store import open_store
+
+    history = DeltaTable(uri, storage_options=open_store(uri).options()).history()
+    return sum(commit.get("operation") == "OPTIMIZE" for commit in history)
+
+
+def _lines(journal: Path) -> list[str]:
+    return journal.read_text().splitlines() if journal.exists() else []
+
+
+@dataclass
+class Readers:
+    """Reads the log as others do, again and again in a thread of its own, until stopped."""
+
+    uri: str
+    generator: random.Random
+    count: int = 0
+    _fault: BaseException | None = None
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                self.count += _read(self.uri, self.generator)
+        except BaseException as error:  # noqa: BLE001 (a panic in Rust is no Exception)
+            self._fault = error
+
+    def look(self) -> None:
+        """Raise what went wrong while reading."""
+        if self._fault is not None:
+            raise AssertionError(f"a reader failed: {self._fault!r}") from self._fault
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
 
 
 def _read(uri: str, generator: random.Random) -> int:

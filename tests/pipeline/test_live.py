@@ -89,7 +89,7 @@ def test_old_ones_are_forgotten(tmp_path: Path) -> None:
 
 
 def test_it_lies_in_an_object_store_too() -> None:
-    from jobs.bench.log_race import s3_server
+    from jobs.bench.s3 import s3_server
 
     with s3_server() as bucket:
         write_live(f"{bucket}/log", STATUS)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from jobs.bench.log_race import s3_server
+from jobs.bench.s3 import s3_server
 from pipeline.errors import LogError
 from pipeline.log import EventLog
 from pipeline.log.check import check

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.bench.log_race import race, storage
+from jobs.bench.log_race import race
+from jobs.bench.s3 import storage
 
 
 @pytest.mark.parametrize(("kind", "processes", "commits"), [("disk", 3, 6), ("s3", 2, 5)])

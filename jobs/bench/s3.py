@@ -1,0 +1,62 @@
+"""Where a benchmark puts its log: a folder, or an S3 server of its own on loopback (moto)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def storage(kind: str, folder: Path) -> Iterator[str]:
+    """Where to put the log: a folder, or a bucket of an S3 server started here."""
+    if kind == "disk":
+        yield str(folder / "log")
+        return
+    with s3_server() as bucket:
+        yield f"{bucket}/log"
+
+
+@contextlib.contextmanager
+def s3_server() -> Iterator[str]:
+    """A moto server in a process of its own, on loopback; yields the URI of a bucket, the environment set for it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    endpoint = f"http://127.0.0.1:{port}"
+    settings = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    before = {name: os.environ.get(name) for name in settings}
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    os.environ.update(settings)
+    try:
+        import boto3
+
+        deadline = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            if time.monotonic() > deadline:
+                raise TimeoutError("the S3 server did not start")
+            time.sleep(0.1)
+        boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="secondsight")
+        yield "s3://secondsight"
+    finally:
+        server.kill()
+        server.wait()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
