@@ -8,6 +8,7 @@ Imports neither pyarrow, numpy nor delta-rs; rows come as arro3 tables, which an
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
@@ -38,10 +39,11 @@ class Filter:
 
 
 class Lookup:
-    """Reads spans of entries. Not thread-safe."""
+    """Reads spans of entries. Thread-safe."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._lock = threading.Lock()
         self._readers: OrderedDict[str, Callable[[int, int], bytes]] = OrderedDict()
 
     def overlapping(self, entry: Entry, start_us: int, end_us: int, wanted: Filter) -> list[RecordBatch]:
@@ -105,11 +107,12 @@ class Lookup:
         import arro3.io
 
         try:
-            reader = self._readers.get(span.path)
-            if reader is None:
-                reader = self._readers[span.path] = self._store.reader(span.path)
-                if len(self._readers) > OPEN_FILES:
-                    self._readers.popitem(last=False)
+            with self._lock:
+                reader = self._readers.get(span.path)
+                if reader is None:
+                    reader = self._readers[span.path] = self._store.reader(span.path)
+                    if len(self._readers) > OPEN_FILES:
+                        self._readers.popitem(last=False)
             body = reader(span.offset, span.length)
             if len(body) != span.length:
                 raise ValueError("it is cut short")
