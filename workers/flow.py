@@ -6,9 +6,10 @@ The driver holds references and small records, never pixels. What is done next i
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -25,12 +26,17 @@ from workers.decode import start_decode
 from workers.identify import Listing, Stage, fingerprinting, probing
 from workers.pool import Outcome, Pool
 from workers.replica import ModelChoice, start_replica
+from workers.report import FlowObserver
+from workers.report import Progress as Progress
 from workers.schedule import Schedule
 from workers.shares import Shares
 from workers.streams import Streams
 
+logger = logging.getLogger(__name__)
+
 IDENTIFY_AHEAD = 32  # videos that are known and wait for a decoder
 REPORT_S = 0.1
+SNAPSHOT_S = 1.0  # between two looks of an observer
 MAX_NOTES = 1000  # failures kept for the summary; the log has all of them
 
 
@@ -48,43 +54,6 @@ class Limits:
     startup_s: float = 900.0
     segment_s: float = 300.0
     frames_bytes: int | None = None
-
-
-@dataclass(slots=True)
-class Progress:
-    """Where a run stands; also its totals in the end. Videos are counted once however many names they have."""
-
-    found: int = 0  # names listed so far
-    listed: bool = False  # the listing has ended: `found` is all there is
-    names: int = 0  # names dealt with
-    already: int = 0  # videos that the log had before
-    duplicates: int = 0  # further names of the same content
-    done: int = 0
-    failed: int = 0
-    quarantined: int = 0
-    windows: int = 0
-    windows_known: int = 0
-    events: int = 0
-    frames: int = 0
-    video_us: int = 0  # length of the windows watched, overlaps counted once
-    known_us: int = 0  # length of the videos taken up
-    decode_s: float = 0.0
-    model_s: float = 0.0
-    commit_s: float = 0.0
-    replicas: int = 0
-    replica_deaths: int = 0
-    bytes_in_flight: int = 0
-    peak_bytes: int = 0
-    dropped_events: dict[str, int] = field(default_factory=dict)
-    model: dict[str, Any] = field(default_factory=dict)  # what the replicas' models counted, at the end
-    failures: list[tuple[str, str]] = field(default_factory=list)  # (uri, reason), the first MAX_NOTES
-
-    def totals(self, elapsed_s: float) -> dict[str, Any]:
-        """The numbers for the run's row in the log."""
-        numbers = asdict(self)
-        for passing in ("listed", "bytes_in_flight", "failures", "replicas"):
-            del numbers[passing]
-        return {**numbers, "elapsed_s": elapsed_s}
 
 
 class Flow:
@@ -105,6 +74,7 @@ class Flow:
         limits: Limits | None = None,
         on_work: Callable[[], None] = lambda: None,
         on_progress: Callable[[Progress], None] = lambda progress: None,
+        observers: Sequence[FlowObserver] = (),
     ) -> None:
         """`skip`: video_id -> status of what needs no work; `already`: names of such videos that were left out of
         `sources`. `on_work` is called once, before the first video is taken up (and not at all when there is nothing
@@ -114,6 +84,7 @@ class Flow:
         self._skip = skip or {}
         self._on_work: Callable[[], None] | None = on_work
         self._on_progress, self._reported = on_progress, 0.0
+        self._observers, self._shown = list(observers), 0.0
         self.progress = Progress()
         self._listing = Listing(sources)
         self._fingerprints = fingerprinting(shares.identifiers, self._limits.stall_s)
@@ -340,6 +311,18 @@ class Flow:
         progress.bytes_in_flight, progress.peak_bytes = self._schedule.bytes_in_flight, self._schedule.peak_bytes
         progress.commit_s = self._committer.commit_s
         self._on_progress(progress)
+        if now - self._shown >= SNAPSHOT_S or last:
+            self._shown = now
+            self._tell(lambda observer: observer.snapshot(progress))
+
+    def _tell(self, say: Callable[[FlowObserver], None]) -> None:
+        """Tell the observers; one that raises is not asked again: numbers beside the work do not end a run."""
+        for observer in list(self._observers):
+            try:
+                say(observer)
+            except Exception:
+                logger.exception("an observer of the run failed and is left out from now on")
+                self._observers.remove(observer)
 
     def _stop(self) -> None:
         """End every task and replica; what is finished goes into the log, whatever ended the run."""
