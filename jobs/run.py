@@ -171,7 +171,7 @@ def run(
         def begin() -> None:
             nonlocal live
             begun.append(time.time())
-            event_log.begin_run(_run_record(run_id, config, begun[0], machines.resources))
+            event_log.begin_run(_run_record(run_id, config, archive, begun[0], machines.resources))
             live = LiveReport(log, _first_status(run_id, model, archive, begun[0], shares))
 
         def report(progress: Progress) -> None:
@@ -376,7 +376,9 @@ def _fraction(value: float | str | Fraction) -> Fraction:
         raise UsageError(f"--fps {value}: not a rate; write 2, 0.5 or 30000/1001") from None
 
 
-def _run_record(run_id: str, config: RunConfig, started: float, resources: Mapping[str, float]) -> Any:
+def _run_record(
+    run_id: str, config: RunConfig, archive: str | Sequence[str], started: float, resources: Mapping[str, float]
+) -> Any:
     from pipeline.log import RunRecord
 
     return RunRecord(
@@ -392,10 +394,16 @@ def _run_record(run_id: str, config: RunConfig, started: float, resources: Mappi
             "python": platform.python_version(),
             "ray": version("ray"),
             "process": os.getpid(),
+            "archive": [_absolute(name) for name in ([archive] if isinstance(archive, str) else archive)],
             "resources": {k: v for k, v in resources.items() if not k.startswith("node:")},
         },
         started_us=int(started * 1e6),
     )
+
+
+def _absolute(name: str) -> str:
+    """An argument of the archive, whole: `serve` shows the videos below these."""
+    return name if "://" in name or name.startswith("@") else os.path.abspath(name)
 
 
 def _first_status(run_id: str, model: str, archive: str | Sequence[str], started: float, shares: Shares) -> LiveStatus:
