@@ -12,6 +12,7 @@ from pipeline.errors import UsageError
 
 #: Models that come with Secondsight: name -> module that holds `profile` and `load`.
 BUILT_IN: dict[str, str] = {
+    "bundled": "model.bundled",
     "signals": "model.signals",
 }
 

@@ -1,7 +1,8 @@
-"""Hints while learning: what goes on in each pair of frames, asked of the model besides the answer.
+"""Hints while learning: what each pair of frames shows, and where, asked of the model besides the answer.
 
-An answer is a few words at the end of a window; hints tell after each pair what is there, what it does and which words
-are shown, which is learned far sooner. Their output layers exist only in training and are not part of the checkpoint.
+An answer is a few words at the end of a window. Hints tell after each pair what is there, what it does and which words
+are shown, and of each vision token what stands in its part of the picture, which is learned far sooner. Their output
+layers exist only in training and are not part of the checkpoint.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import nn
 
 from jobs.demo.shapes import SHAPES
 from jobs.demo.truth import events
-from jobs.demo.world import COLOURS, pose
+from jobs.demo.world import COLOURS, World, pose
 from jobs.train.samples import Sample
 from jobs.train.tokens import SHOWN
 
@@ -27,6 +28,13 @@ _COLOURS = tuple(COLOURS)
 #: Classes of each question: for each colour the shape it has (0: not there) and what it does; the screen; whether it
 #: stands still; the word shown, then the tens and the ones after it (10: none).
 CLASSES = (*[len(SHAPES) + 1] * len(_COLOURS), *[len(_DOING)] * len(_COLOURS), len(_SCREEN), 2, len(_WORDS), 11, 11)
+
+_BINS, _SIZES, _CELL = 8, (0.07, 0.1, 0.13), 32
+#: Classes of each question about a vision token's part of the picture: for the first and for the second frame the shape
+#: whose middle lies in it (0: none), its colour, where in it that middle is from left to right and from top to bottom,
+#: and its size; then the words that are shown there, with the tens and the ones of a number.
+CELL_CLASSES = (*(len(SHAPES) + 1, len(_COLOURS), _BINS, _BINS, len(_SIZES) + 1) * 2, len(_WORDS), 11, 11)
+_UNASKED = -100  # of what is not there
 
 
 def hints(sample: Sample) -> npt.NDArray[np.int64]:
@@ -71,17 +79,69 @@ def _hint(row: npt.NDArray[np.int64], kind: str, text: str) -> None:
         row[n + _COLOURS.index(colour)] = _DOING.index(verb)
 
 
+def cells(sample: Sample) -> npt.NDArray[np.int64]:
+    """The right class of each question for each vision token, [tokens, len(CELL_CLASSES)], row by row of each pair."""
+    times = [t + sample.start_us for t in sample.frame_us]
+    times += times[-1:] * (len(times) % 2)
+    rows, columns = sample.size[0] // _CELL, sample.size[1] // _CELL
+    found = np.full((len(times) // 2, rows, columns, len(CELL_CLASSES)), _UNASKED, np.int64)
+    found[..., [0, 5, 10]] = 0
+    for frame, time_us in enumerate(times):
+        _things(found[frame // 2, ..., 5 * (frame % 2) :], sample.world, time_us)
+    for pair, time_us in zip(found, times[1::2], strict=True):
+        _words(pair[..., 10:], sample.world, time_us)
+    return found.reshape(-1, len(CELL_CLASSES))
+
+
+def _things(found: npt.NDArray[np.int64], world: World, time_us: int) -> None:
+    rows, columns = found.shape[:2]
+    wide, high = columns * _CELL / world.width, rows * _CELL / world.height  # px of a short side: seldom equal
+    for shot, share in world.layers(time_us):
+        for thing in shot.scene.things if share >= 0.5 else ():
+            at = pose(thing, shot.clock_us(time_us))
+            if at is None:
+                continue
+            x = min(max(at.x * wide, 0), columns * _CELL - 1)
+            y = min(max(at.y * high, 0), rows * _CELL - 1)
+            found[int(y) // _CELL, int(x) // _CELL, :5] = (
+                1 + SHAPES.index(str(at.shape[at.shape[2] >= 0.5])),
+                _COLOURS.index(str(at.colour[at.colour[2] >= 0.5])),
+                int(x % _CELL * _BINS / _CELL),
+                int(y % _CELL * _BINS / _CELL),
+                sum(at.size > size for size in _SIZES),
+            )
+
+
+def _words(found: npt.NDArray[np.int64], world: World, time_us: int) -> None:
+    """In the middle of the row (or the two rows) of a picture where words are shown."""
+    rows, columns = found.shape[:2]
+    for shot, share in world.layers(time_us):
+        clock = shot.clock_us(time_us)
+        for caption in shot.scene.captions if share >= 0.5 else ():
+            if caption.start_us <= clock < caption.end_us:
+                word, _, number = caption.text.partition(" ")
+                title = caption.place == "title"
+                upper, lower = ((rows - 1) // 2, rows // 2) if title else (rows - 1, rows - 1)
+                part = found[upper : lower + 1, columns // 4 : columns - columns // 4]
+                part[..., 0] = _WORDS.index(word) if word in _WORDS else 0
+                part[..., 1:] = divmod(int(number), 10) if number.isdigit() else (10, 10)
+
+
 class HintHeads(nn.Module):
-    """Output layers for the questions. `widths`: of the features that each set of them reads."""
+    """Output layers for one kind of questions with these classes. `widths`: of the features that each set reads."""
 
-    def __init__(self, *widths: int) -> None:
+    def __init__(self, classes: Sequence[int], *widths: int) -> None:
         super().__init__()
-        self.heads = nn.ModuleList(nn.Linear(width, sum(CLASSES)) for width in widths)
+        self.classes = list(classes)
+        self.heads = nn.ModuleList(nn.Linear(width, sum(classes)) for width in widths)
 
-    def loss(self, features: Sequence[torch.Tensor], wanted: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy, mean over sets and questions. `features`: [pairs, width] each; `wanted` [pairs, questions]."""
-        total = features[0].new_zeros(())
-        for head, given in zip(self.heads, features, strict=True):
-            for question, logits in enumerate(head(given).float().split(CLASSES, dim=1)):
-                total = total + F.cross_entropy(logits, wanted[:, question])
-        return total / (len(features) * len(CLASSES))
+    def loss(self, features: Sequence[torch.Tensor | None], wanted: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy, mean over sets and questions. `features`: [things asked about, width] each, None of a set that
+        is not there; `wanted` [things asked about, questions]."""
+        total = torch.zeros((), device=wanted.device)
+        asked = [(head, given) for head, given in zip(self.heads, features, strict=True) if given is not None]
+        for head, given in asked:
+            for question, logits in enumerate(head(given).float().split(self.classes, dim=1)):
+                loss = F.cross_entropy(logits, wanted[:, question], ignore_index=_UNASKED, reduction="sum")
+                total = total + loss / (wanted[:, question] != _UNASKED).sum().clamp(min=1)
+        return total / (len(asked) * len(self.classes))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
 from jobs.train.checkpoint import CHAT_TEMPLATE, MERGE, PATCH, TEMPORAL, system_text
-from jobs.train.hints import hints
+from jobs.train.hints import cells, hints
 from jobs.train.samples import Sample, answer
 from jobs.train.tokens import BEFORE_CONFIDENCE, BEFORE_KIND, BEFORE_TIME, MOST_TENTHS, token_id
 from model.prompts import Prompt
@@ -38,7 +38,7 @@ class Batch:
     """`ids` int64 [B, L]; `at` [4, B, L] MRoPE positions; `seen` bool [B, L] vision tokens; `ends` [B * P] places in
     the flattened ids where each pair's last token stands; `video` uint8 [B * T, 3, h, w], T even; `asked` places
     before, and `wanted` ids of, the answers' tokens; `role` of each of them: PLAIN, TIME, ...; `hints` [B * P,
-    questions]; `real` bool [B, L]: not padding.
+    questions] and `cells` [B * P * tokens, questions]; `real` bool [B, L]: not padding.
     """
 
     ids: Tensor
@@ -50,6 +50,7 @@ class Batch:
     wanted: Tensor
     role: Tensor
     hints: Tensor
+    cells: Tensor
     real: Tensor
 
     def to(self, device: torch.device) -> Batch:
@@ -103,6 +104,7 @@ class Collator:
             torch.tensor([token for a in answers for token in a]),
             torch.tensor([self._role(before, token) for a in answers for before, token in pairwise([-1, *a])]),
             torch.cat([torch.from_numpy(hints(s)) for s in samples]),
+            torch.cat([torch.from_numpy(cells(s)) for s in samples]),
             real,
         )
 
@@ -121,11 +123,13 @@ def _even(video: Tensor) -> Tensor:
 @dataclass(slots=True)
 class Outputs:
     """`answers` [asked, hidden]; `pairs`: features of each pair, from the language model and from the vision tower;
-    `load` [layers, experts]: shares of the tokens; `balance`: the load-balancing loss.
+    `tokens`: features of each vision token, the tower's output and its DeepStack outputs; `load` [layers, experts]:
+    shares of the tokens; `balance`: the load-balancing loss.
     """
 
     answers: Tensor
     pairs: tuple[Tensor, Tensor]
+    tokens: list[Tensor]
     load: Tensor
     balance: Tensor
 
@@ -145,8 +149,7 @@ class Network:
 
     def __call__(self, batch: Batch) -> Outputs:
         self._routed.clear()
-        patches = patchify(batch.video, PATCHES)
-        features, *deep = self.vision(patches, (batch.video.shape[2] // PATCH, batch.video.shape[3] // PATCH))
+        features, *deep = self.look(batch)
         language = self.model.model.language_model
         embeds = language.embed_tokens(batch.ids)
         embeds = embeds.masked_scatter(batch.seen[..., None], features.to(embeds.dtype))
@@ -158,8 +161,13 @@ class Network:
             deepstack_visual_embeds=deep,
         ).last_hidden_state.flatten(0, 1)
         load, balance = self._balance(batch.real.flatten())
-        pooled = features.view(len(patches), -1, features.shape[-1]).mean(1)
-        return Outputs(hidden[batch.asked], (hidden[batch.ends], pooled), load, balance)
+        pairs = (hidden[batch.ends], pooled(features, batch))
+        return Outputs(hidden[batch.asked], pairs, [features, *deep], load, balance)
+
+    def look(self, batch: Batch) -> list[Tensor]:
+        """The vision tower alone: what `vision` returns."""
+        rows, columns = batch.video.shape[2] // PATCH, batch.video.shape[3] // PATCH
+        return self.vision(patchify(batch.video, PATCHES), (rows, columns))
 
     def vision(self, patches: Tensor, grid: tuple[int, int]) -> list[Tensor]:
         """Patches [S, n, values] of S frame pairs of `grid` (rows, columns) -> [S * tokens, hidden]: the tower's
@@ -206,6 +214,11 @@ class Network:
             loads.append(load)
             losses.append(config.num_experts * (load * chances.mean(0)).sum())
         return torch.stack(loads), torch.stack(losses).mean()
+
+
+def pooled(features: Tensor, batch: Batch) -> Tensor:
+    """The mean of each pair's vision tokens, [pairs, hidden]."""
+    return features.view(len(batch.ends), -1, features.shape[-1]).mean(1)
 
 
 def _vision_attention(module: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

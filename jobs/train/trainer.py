@@ -10,15 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from jobs.train.checkpoint import build_model, prompt_tokenizer, save_checkpoint, system_text
-from jobs.train.hints import HintHeads
-from jobs.train.network import CONFIDENCE, TIME, AnswerLoss, Batch, Collator, Network, Outputs
+from jobs.train.hints import CELL_CLASSES, CLASSES, HintHeads
+from jobs.train.network import CONFIDENCE, TIME, AnswerLoss, Batch, Collator, Network, Outputs, pooled
 from jobs.train.optimizer import optimizers
 from jobs.train.samples import Difficulty, samples
 from jobs.train.state import load_state, save_state
@@ -30,8 +31,9 @@ EASY = Difficulty(aspects=(1.0, 0.0, 0.0, 0.0), full=1.0, spoiled=0.0, titles=0.
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What decides the weights, besides the number of steps. `easy_steps`: with one frame size and whole windows.
-    `slack_s`: how near a time counts as right. `hint` and `balance`: weights of these losses beside the answer's.
+    """What decides the weights, besides the number of steps. `look_steps`: in which the vision tower learns alone, from
+    hints. `easy_steps`: with one frame size and whole windows. `slack_s`: how near a time counts as right. `hint`,
+    `cell` and `balance`: weights of these losses beside the answer's.
     """
 
     seed: int = 1
@@ -39,9 +41,11 @@ class Recipe:
     batch: int = 24
     lr: float = 2e-3
     warmup: int = 100
-    easy_steps: int = 1500
+    look_steps: int = 1500
+    easy_steps: int = 3000
     slack_s: float = 0.12
     hint: float = 4.0
+    cell: float = 2.0
     balance: float = 0.02
     average: float = 0.998
 
@@ -78,12 +82,15 @@ class Trainer:
         self.tokenizer = prompt_tokenizer(self.prompt)
         self.model: Any = build_model(self.tokenizer, recipe.size).to(self.device)
         text = self.model.config.text_config
-        self.hints = HintHeads(text.hidden_size, text.hidden_size).to(self.device)
+        self.hints = HintHeads(CLASSES, text.hidden_size, text.hidden_size).to(self.device)
+        deep = len(self.model.config.vision_config.deepstack_visual_indexes)
+        self.cells = HintHeads(CELL_CLASSES, *[text.hidden_size] * (1 + deep)).to(self.device)
         self.average: Any = copy.deepcopy(self.model).requires_grad_(False)
         self.loss = AnswerLoss(self.tokenizer, text.vocab_size, recipe.slack_s).to(self.device)
         self.network = Network(self.model)
-        self.optimizers = optimizers([self.model, self.hints], recipe.lr)
-        self._modules: dict[str, nn.Module] = {"model": self.model, "average": self.average, "hints": self.hints}
+        self._learning: dict[str, nn.Module] = {"model": self.model, "hints": self.hints, "cells": self.cells}
+        self.optimizers = optimizers(self._learning.values(), recipe.lr)
+        self._modules = {**self._learning, "average": self.average}
         tokens = hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()[:16]
         self._settings = {**asdict(recipe), "prompt": system_text(self.prompt) + self.prompt.user, "tokenizer": tokens}
         self.step = load_state(folder, self._settings, self._modules, self.optimizers)
@@ -92,13 +99,12 @@ class Trainer:
         """One step at `rate` of the full learning rate; figures for the curve."""
         batch = batch.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            out = self.network(batch)
-            logits = self.model.lm_head(out.answers)
-            answer = self.loss(logits, batch.wanted, batch.role)
-            hint = self.hints.loss(out.pairs, batch.hints)
-            loss = answer + self.recipe.hint * hint + self.recipe.balance * out.balance
+            if self.step < self.recipe.look_steps:
+                loss, figures = self._looking(batch)
+            else:
+                loss, figures = self._answering(batch)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_([*self.model.parameters(), *self.hints.parameters()], 1.0)
+        norm = nn.utils.clip_grad_norm_([p for part in self._learning.values() for p in part.parameters()], 1.0)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.recipe.lr * rate
@@ -106,13 +112,30 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self._follow(min(self.recipe.average, (1 + self.step) / (10 + self.step)))
-        return {"loss": answer.item(), "hint": hint.item(), "norm": float(norm), **self._figures(batch, logits, out)}
+        return {**figures, "norm": float(norm)}
+
+    def _looking(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        tokens = self.network.look(batch)
+        cell = self.cells.loss(tokens, batch.cells)
+        hint = self.hints.loss([None, pooled(tokens[0], batch)], batch.hints)
+        return self.recipe.hint * hint + self.recipe.cell * cell, {"hint": hint.item(), "cell": cell.item()}
+
+    def _answering(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        out = self.network(batch)
+        logits = self.model.lm_head(out.answers)
+        answer = self.loss(logits, batch.wanted, batch.role)
+        hint = self.hints.loss(out.pairs, batch.hints)
+        cell = self.cells.loss(out.tokens, batch.cells)
+        recipe = self.recipe
+        loss = answer + recipe.hint * hint + recipe.cell * cell + recipe.balance * out.balance
+        losses = {"loss": answer.item(), "hint": hint.item(), "cell": cell.item()}
+        return loss, {**losses, **self._figures(batch, logits, out)}
 
     def _follow(self, keep: float) -> None:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - keep)
 
-    def _figures(self, batch: Batch, logits: torch.Tensor, out: Outputs) -> dict[str, float]:
+    def _figures(self, batch: Batch, logits: Tensor, out: Outputs) -> dict[str, float]:
         """Share of answer tokens (without times and confidences) that are right given all before them; how far off
         times are (median, s); the busiest expert's load over the mean, in the worst layer."""
         said = logits.detach().argmax(-1)
@@ -157,7 +180,7 @@ def train(
         with giving_way(give_way):
             curve.append(trainer.learn(batch, min(1.0, (trainer.step + 1) / recipe.warmup, left)))
         if trainer.step % report == 0 or trainer.step == steps:
-            line = {k: round(sum(c[k] for c in curve) / len(curve), 4) for k in curve[0]}
+            line = {k: round(fmean(c[k] for c in curve if k in c), 4) for k in curve[-1]}
             speed = round(len(curve) * recipe.batch / (time.perf_counter() - began), 2)
             _tell(trainer.folder, {"step": trainer.step, **line, "samples_per_s": speed})
             curve, began = [], time.perf_counter()

@@ -26,6 +26,7 @@ BEHAVIOUR_VERSION = 1
 PRECISIONS = ("auto", "float32", "bf16")
 DEVICES = ("cpu", "cuda")
 PLACEMENTS = ("contiguous", "measured")
+DEFAULT_PROMPT = "events"
 DEFAULT_MAX_PIXELS = 512 * 512  # of one frame: 256 tokens per pair of frames
 
 
@@ -41,7 +42,7 @@ class QwenSettings:
     of an earlier run, with `expert_replicas` second copies of the most loaded experts in each layer.
     """
 
-    prompt: str = "events"
+    prompt: str = DEFAULT_PROMPT
     prompt_text: str = ""
     ranks: int = 1
     precision: str = "auto"
@@ -93,15 +94,16 @@ class QwenSettings:
 
 
 class QwenFactory:
-    """The models of one checkpoint: a local directory, an fsspec URI or a hub id."""
+    """The models of one checkpoint: a local directory, an fsspec URI or a hub id. `prompt`: where none is chosen."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, prompt: str = DEFAULT_PROMPT) -> None:
         self.path = os.path.abspath(path) if os.path.isdir(path) else path
+        self.prompt = prompt
         self._opened: Checkpoint | None = None
 
     def profile(self, settings: Mapping[str, Any]) -> ModelProfile:
         """Reads configuration, tokenizer and samples of the weights; loads nothing. Raises ModelError, UsageError."""
-        chosen = QwenSettings.of(settings)
+        chosen = self._chosen(settings)
         prompt, system = _prompt_of(chosen)
         checkpoint = self._opened = self._opened or open_checkpoint(self.path)
         files = read_text_files(checkpoint.source)
@@ -157,6 +159,9 @@ class QwenFactory:
             placed["prompt_text"] = read_prompt(placed["prompt"])
         return placed
 
+    def _chosen(self, settings: Mapping[str, Any]) -> QwenSettings:
+        return QwenSettings.of({"prompt": self.prompt, **settings})
+
     def summarise(self, settings: Mapping[str, Any], counted: Mapping[str, Any]) -> dict[str, Any]:
         """Adds tokens per second of one rank, and largest over mean load of the experts and of the ranks (the mean of
         the layers; 1.0: balanced)."""
@@ -186,7 +191,7 @@ class QwenFactory:
         """One rank's share of a replica, warmed up. Collective among the ranks of `group`."""
         from model.qwen3_vl.load import load_watcher
 
-        chosen = QwenSettings.of(settings)
+        chosen = self._chosen(settings)
         prompt, system = _prompt_of(chosen)
         return load_watcher(self.path, chosen, prompt, system, rank, ranks, group)
 

@@ -22,9 +22,10 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from jobs.demo.truth import TruthEvent, events  # noqa: E402
+from jobs.demo.world import COLOURS  # noqa: E402
 from jobs.train.card import card  # noqa: E402
 from jobs.train.checkpoint import build_model, prompt_tokenizer, save_checkpoint, system_text  # noqa: E402
-from jobs.train.hints import CLASSES, hints  # noqa: E402
+from jobs.train.hints import CELL_CLASSES, CLASSES, cells, hints  # noqa: E402
 from jobs.train.network import CONFIDENCE, KIND, TIME, AnswerLoss, Collator, Network, experts_forward  # noqa: E402
 from jobs.train.optimizer import Muon, orthogonal  # noqa: E402
 from jobs.train.samples import ACTS, Difficulty, answer, samples, told_of  # noqa: E402
@@ -40,7 +41,7 @@ from pipeline.reduce import reduce_events  # noqa: E402
 
 WORLD = load_prompt(str(PROMPT))
 TOKENIZER = prompt_tokenizer(WORLD)
-TINY = Recipe(size="tiny", batch=3, warmup=2, easy_steps=1)
+TINY = Recipe(size="tiny", batch=3, warmup=2, look_steps=0, easy_steps=1)
 
 
 @pytest.fixture(autouse=True)
@@ -174,6 +175,29 @@ def test_hints_tell_what_is_there() -> None:
                 assert found[pair, 17] == 1
 
 
+def test_hints_tell_what_stands_in_each_part_of_the_picture() -> None:
+    """A thing's colour is found in the pixels at the place that its hint names."""
+    checked = right = 0
+    for s in next(samples([1, 3], WORLD, 8, Difficulty(aspects=(1.0, 0.0, 0.0, 0.0), full=1.0, spoiled=0.0))):
+        rows, columns = s.size[0] // 32, s.size[1] // 32
+        found = cells(s).reshape(-1, rows, columns, len(CELL_CLASSES))
+        assert len(found) == len(s.frame_us) // 2
+        assert ((found < np.array(CELL_CLASSES)) & ((found >= 0) | (found == -100))).all()
+        times = [t + s.start_us for t in s.frame_us]
+        quiet = [not any(c.start_us <= t < c.end_us for c in s.world.transitions) for t in times]
+        for pair, row, column in zip(*np.nonzero(found[..., 5] > 0), strict=True):
+            _, colour, x, y, size = found[pair, row, column, 5:10]
+            if not quiet[2 * pair + 1] or size == 0 or s.pixels[2 * pair + 1].max() < 100:
+                continue
+            seen = s.pixels[2 * pair + 1, 32 * row + 4 * y + 2, 32 * column + 4 * x + 2].astype(int)
+            far = [np.abs(seen - np.array(rgb)).sum() for rgb in COLOURS.values()]
+            checked += 1
+            right += int(np.argmin(far)) == colour
+        shown = {word for word in found[..., 10].flatten() if word}
+        assert len(shown) <= sum(e.kind == "text" for e in s.told) + 1
+    assert checked > 40 and right > 0.8 * checked  # the rest changes its colour just then
+
+
 # --- the forward pass ---
 
 
@@ -300,19 +324,28 @@ def test_loss_falls_on_what_is_seen_again_and_again(tmp_path: Path) -> None:
     assert curve[-1]["right"] > curve[0]["right"]
 
 
+def test_the_vision_tower_learns_alone_at_first(tmp_path: Path) -> None:
+    recipe = replace(TINY, look_steps=30)
+    trainer = Trainer(tmp_path, recipe)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    batch = Batches(recipe, WORLD)[0]
+    curve = [trainer.learn(batch, 1.0) for _ in range(30)]
+    assert curve[-1]["cell"] < 0.9 * curve[0]["cell"] and "loss" not in curve[0]
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(value, before[name]) == (".visual." not in name), name
+    assert "loss" in trainer.learn(batch, 1.0)
+
+
 def weights(trainer: Trainer) -> dict[str, Any]:
-    return {
-        f"{name}/{k}": v
-        for name in ("model", "average", "hints")
-        for k, v in trainer._modules[name].state_dict().items()
-    }
+    return {f"{name}/{k}": v for name in trainer._modules for k, v in trainer._modules[name].state_dict().items()}
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
-    whole = Trainer(tmp_path / "whole", TINY)
+    recipe = replace(TINY, look_steps=3)
+    whole = Trainer(tmp_path / "whole", recipe)
     train(whole, steps=4, decay=2, report=2, save=4)
-    train(Trainer(tmp_path / "parts", TINY), steps=2, report=2, save=2)
-    resumed = Trainer(tmp_path / "parts", TINY)
+    train(Trainer(tmp_path / "parts", recipe), steps=2, report=2, save=2)
+    resumed = Trainer(tmp_path / "parts", recipe)
     assert resumed.step == 2
     train(resumed, steps=4, decay=2, report=2, save=2)
     wanted, found = weights(whole), weights(resumed)
@@ -321,7 +354,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(tmp_path: Path) -> None
     lines = [json.loads(line) for line in (tmp_path / "parts" / "curve.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4]
     with pytest.raises(UsageError, match=r"batch 3 \(now 5\)"):
-        Trainer(tmp_path / "parts", replace(TINY, batch=5))
+        Trainer(tmp_path / "parts", replace(recipe, batch=5))
 
 
 def test_training_waits_while_somebody_measures(tmp_path: Path) -> None:
