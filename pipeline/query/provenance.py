@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.log.protocol import DataFile
+from pipeline.log.ranged import open_parquet
 from pipeline.log.reader import damaged
 from pipeline.log.schema import WINDOWS
 from pipeline.log.snapshot import Snapshot
-from pipeline.log.store import LocalStore, Store
+from pipeline.log.store import Store
 
 
 def provenance(store: Store, version: int, event: dict[str, Any]) -> dict[str, Any]:
@@ -44,10 +43,7 @@ def provenance(store: Store, version: int, event: dict[str, Any]) -> dict[str, A
 def _rows(store: Store, file: DataFile, video_id: str, wanted: pc.Expression) -> list[dict[str, Any]]:
     """The wanted rows of a data file of windows, from the row groups that may hold the video."""
     try:
-        if isinstance(store, LocalStore):
-            source = pq.ParquetFile(store.path(file.path), memory_map=True)
-        else:
-            source = pq.ParquetFile(pa.PythonFile(_Ranges(store, file.path, file.size_bytes), mode="r"))
+        source = open_parquet(store, file)
         column = source.schema_arrow.names.index("video_id")
         found: list[dict[str, Any]] = []
         for number in range(source.num_row_groups):
@@ -58,30 +54,3 @@ def _rows(store: Store, file: DataFile, video_id: str, wanted: pc.Expression) ->
         return found
     except (pa.ArrowException, OSError) as error:
         raise damaged(store, file, error) from error
-
-
-class _Ranges(io.RawIOBase):
-    """An object of a store as a file, each read one ranged request."""
-
-    def __init__(self, store: Store, path: str, size: int) -> None:
-        super().__init__()
-        self._store, self._path, self._size, self._at = store, path, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        length = self._size - self._at if size < 0 else min(size, self._size - self._at)
-        data = self._store.read(self._path, self._at, length) if length > 0 else b""
-        self._at += len(data)
-        return data

@@ -1,0 +1,49 @@
+"""A data file of any store as a Parquet file that is read piece by piece, not fetched whole."""
+
+from __future__ import annotations
+
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.log.protocol import DataFile
+from pipeline.log.reader import damaged
+from pipeline.log.store import LocalStore, Store
+
+
+def open_parquet(store: Store, file: DataFile) -> pq.ParquetFile:
+    """Raises LogError naming a file that is missing or damaged (reading on may raise what pyarrow raises)."""
+    try:
+        if isinstance(store, LocalStore):
+            return pq.ParquetFile(store.path(file.path), memory_map=True)
+        return pq.ParquetFile(pa.PythonFile(_Ranges(store, file.path, file.size_bytes), mode="r"))
+    except (pa.ArrowException, OSError) as error:
+        raise damaged(store, file, error) from error
+
+
+class _Ranges(io.RawIOBase):
+    """An object of a store as a file, each read one ranged request."""
+
+    def __init__(self, store: Store, path: str, size: int) -> None:
+        super().__init__()
+        self._store, self._path, self._size, self._at = store, path, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        length = self._size - self._at if size < 0 else min(size, self._size - self._at)
+        data = self._store.read(self._path, self._at, length) if length > 0 else b""
+        self._at += len(data)
+        return data

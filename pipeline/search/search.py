@@ -1,0 +1,298 @@
+"""Search: the index of words and, where there is an embedder, of meanings, over one log."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from tantivy import Occur, Searcher
+from tantivy import Query as Clause
+
+from pipeline.errors import LogError, UsageError
+from pipeline.log.snapshot import Snapshot
+from pipeline.log.store import Store, open_store
+from pipeline.query import Query
+from pipeline.query.names import LISTED, shortened
+from pipeline.search.embed import Embedder, installed_embedder
+from pipeline.search.fuse import Found, fuse
+from pipeline.search.intake import log_mark, take_in
+from pipeline.search.meaning import MeaningIndex
+from pipeline.search.place import locked, place_of
+from pipeline.search.wish import check_length, understand
+from pipeline.search.words import Owner, State, WordIndex, damaged, hashed, remove_index, run_key
+
+Mode = Literal["auto", "words", "meaning", "both"]
+
+#: Hits that can be paged through: who needs more wants `secondsight sql`.
+MAX_HITS = 10_000
+
+#: Events of each ranking that enter a fusion, at least.
+FUSED = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """An event that was found. `event`: its row of the `events` table; `score`: comparable within one answer only;
+    `found_by`: "words", "spelling" (a word of the search is in no event: one letter was changed), "meaning";
+    `name`: its video's."""
+
+    event: dict[str, Any]
+    score: float
+    found_by: tuple[str, ...]
+    name: str
+
+
+class Search:
+    """Events of a log by what they say. Thread-safe, and safe beside other processes on the same log.
+
+    The index is made from the log and holds nothing else; `update` takes in what was committed since, `rebuild` makes
+    it anew. `find` answers as of the last update by any process (the very first one updates by itself).
+    """
+
+    def __init__(
+        self, log: str, index: str | Path | None = None, embedder: Embedder | Literal["installed"] | None = "installed"
+    ) -> None:
+        """`index`: folder of the index (default: `_search` beside a log that can be written to, else in the user's
+        cache). `embedder`: None for words only. Raises LogError where there is no log."""
+        self._store: Store = open_store(log)
+        self._query = Query(log)
+        self.folder = place_of(self._store, index)
+        self._guard = threading.Lock()
+        self._owners: dict[int, Owner | None] = {}  # of an index at one commit; None: not its video's newest run
+        self._owners_of: object = None
+        self.embedder = installed_embedder() if embedder == "installed" else embedder
+
+    # -- the index
+
+    @property
+    def notice(self) -> str:
+        """What a person should know of how this searches: "" where it knows words and meaning."""
+        if self.embedder is None:
+            return "words only: no embedder is installed (README, Searching)"
+        return ""
+
+    @property
+    def version(self) -> int:
+        """The version of the log that is searched; -1 before the first update."""
+        state = self._words.state()
+        return -1 if state is None else state.version
+
+    def update(self, progress: Callable[[str], None] = lambda _: None) -> int:
+        """Take in what was committed to the log since; returns how many events came new. Processes take turns.
+
+        Raises LogError: no log any more, a damaged data file, no place to write. An index that proves to be damaged
+        is made anew.
+        """
+        with locked(self.folder):
+            try:
+                count = take_in(self._store, self._words, progress)
+            except LogError:
+                if self._sound():
+                    raise
+                self._discard()
+                count = take_in(self._store, self._words, progress)
+            if self._meaning is not None:
+                self._meaning.take_in(self._store, log_mark(self._store), progress)
+        self._query.refresh()
+        return count
+
+    def rebuild(self, progress: Callable[[str], None] = lambda _: None) -> int:
+        """Make the index anew from the log; returns how many events are in it."""
+        with locked(self.folder):
+            self._discard()
+            if self._meaning is not None:
+                self._meaning.clear()
+        return self.update(progress)
+
+    @cached_property
+    def _words(self) -> WordIndex:
+        try:
+            return WordIndex(self.folder)
+        except LogError:
+            with locked(self.folder):
+                remove_index(self.folder)
+                return WordIndex(self.folder)
+
+    @cached_property
+    def _meaning(self) -> MeaningIndex | None:
+        return None if self.embedder is None else MeaningIndex(self.folder, self.embedder)
+
+    def _sound(self) -> bool:
+        """Whether the index can be read."""
+        try:
+            self._words.state()
+            with contextlib.closing(self._words.writer()):
+                return True
+        except LogError:
+            return False
+
+    def _discard(self) -> None:
+        remove_index(self.folder)
+        self.__dict__.pop("_words", None)
+
+    # -- asking
+
+    def find(
+        self,
+        text: str,
+        *,
+        limit: int = 20,
+        offset: int = 0,
+        video: str | Sequence[str] | None = None,
+        kinds: Collection[str] | None = None,
+        start_us: int | None = None,
+        end_us: int | None = None,
+        run: str | None = None,
+        min_confidence: float | None = None,
+        mode: Mode = "auto",
+    ) -> list[Hit]:
+        """The events that fit `text` best, the best first; of equal ones those that came into the log first.
+
+        `text` is read as wish.py says. `video`: only of this one, or of these; `kinds`: only of these kinds;
+        `start_us`, `end_us`: only what goes on at any moment of that span of its video; `run`: as this run saw it (its
+        id or the beginning of one) instead of each video's newest done run; `min_confidence`: events without one are
+        left out.
+        `mode`: by words, by meaning, or both put together by reciprocal rank; "auto" is both where there is an
+        embedder, else words.
+
+        Raises UsageError: nothing to search for, a text far too long, unknown video or run, meaning without an
+        embedder; LogError: a damaged index.
+        """
+        if limit < 1 or offset < 0 or limit + offset > MAX_HITS:
+            raise UsageError(f"hits {offset} to {offset + limit}: ask for one at least, and for {MAX_HITS} at most")
+        if mode in ("meaning", "both") and self._meaning is None:
+            raise UsageError(f"cannot search by meaning: {self.notice}")
+        if self._words.state() is None:
+            self.update()
+        try:
+            asked = _Asked(
+                self._words.searcher(),
+                self._filters(video, kinds, start_us, end_us, run, min_confidence),
+                newest=run is None and video is None,
+            )
+            if mode == "words" or self._meaning is None:
+                found = self._by_words(asked, text, limit + offset)
+            elif mode == "meaning":
+                found = self._by_meaning(asked, text, limit + offset)
+            else:
+                enough = max(FUSED, 2 * (limit + offset))
+                found = fuse(self._by_words(asked, text, enough), self._by_meaning(asked, text, enough))
+            return self._hits(asked.searcher, found[offset : offset + limit])
+        except ValueError as error:
+            raise damaged(self.folder, error) from error
+
+    def _filters(
+        self,
+        video: str | Sequence[str] | None,
+        kinds: Collection[str] | None,
+        start_us: int | None,
+        end_us: int | None,
+        run: str | None,
+        min_confidence: float | None,
+    ) -> list[Clause]:
+        words = self._words
+        filters: list[Clause] = []
+        if video is not None:
+            matches = self._query.matches(video, run)
+            filters.append(words.any_of("owner", [hashed(m.entry.video_id, m.entry.run_id) for m in matches]))
+        elif run is not None:
+            filters.append(words.any_of("run", [run_key(self._run(run))]))
+        if kinds is not None:
+            filters.append(words.any_kind(kinds))
+        if start_us is not None:
+            filters.append(words.range("until_us", low=start_us + 1))
+        if end_us is not None:
+            filters.append(words.range("start_us", below=end_us))
+        if min_confidence is not None:
+            filters.append(words.range("confidence", low=min_confidence))
+        return filters
+
+    def _run(self, run: str) -> str:
+        """The run that is meant by its id or the beginning of one."""
+        runs = Snapshot(self._store).table("runs", ["run_id"])["run_id"].to_pylist()
+        meant = [r for r in runs if r == run] or sorted(r for r in runs if r.startswith(run))
+        if len(meant) != 1:
+            known = ", ".join(sorted(meant or runs)[:LISTED]) or "none"
+            raise UsageError(f"{self._store.uri}: {shortened(run)!r} is not one run; its runs are: {known}")
+        return str(meant[0])
+
+    # -- rankings
+
+    def _by_words(self, asked: _Asked, text: str, limit: int) -> list[Found]:
+        wish = understand(text, self._words.schema, asked.searcher)
+        how = ("spelling",) if wish.unknown else ("words",)
+        return [Found(address, score, how) for score, address in self._ranked(asked, wish.query, limit)]
+
+    def _by_meaning(self, asked: _Asked, text: str, limit: int) -> list[Found]:
+        """Texts in order of nearness, and the events that say them."""
+        assert self._meaning is not None
+        check_length(text)
+        found: list[Found] = []
+        for group in self._meaning.nearest(text):
+            texts = [
+                (Occur.Should, Clause.const_score_query(Clause.term_query(self._words.schema, "text", key), nearness))
+                for key, nearness in group
+            ]
+            ranked = self._ranked(asked, Clause.boolean_query(texts), limit - len(found))
+            found += [Found(address, score, ("meaning",)) for score, address in ranked]
+            if len(found) >= limit:
+                break
+        return found
+
+    def _ranked(self, asked: _Asked, clause: Clause, limit: int) -> list[tuple[float, Any]]:
+        """(score, address) of the `limit` best events of a clause under the filters."""
+        query = Clause.boolean_query([(Occur.Must, c) for c in (clause, *asked.filters)])
+        state = self._words.state()
+        if not asked.newest or state is None or not state.several:
+            return list(asked.searcher.search(query, limit, count=False).hits)
+        fetch = 2 * limit
+        while True:  # hits of older runs are left out: look further until enough are left
+            hits = asked.searcher.search(query, fetch, count=False).hits
+            owners = asked.searcher.fast_field_values("owner", [address for _, address in hits])
+            self._learn({int(o) for o in owners if o is not None}, state)
+            kept = [h for h, o in zip(hits, owners, strict=True) if self._owners.get(int(o or 0)) is not None]
+            if len(kept) >= limit or len(hits) < fetch:
+                return kept[:limit]
+            fetch *= 4
+
+    def _learn(self, keys: set[int], state: State) -> None:
+        """Find out which of the owners are the run that speaks for its video."""
+        with self._guard:
+            if self._owners_of != state:
+                self._owners, self._owners_of = {}, state
+            missing = [key for key in keys if key not in self._owners]
+            if not missing:
+                return
+            videos = {hashed(owner.video_id) for owner in self._words.owners(missing)}
+            runs: dict[str, list[Owner]] = {}
+            for owner in self._words.owners(list(videos), "is_owner_of"):
+                runs.setdefault(owner.video_id, []).append(owner)
+            for of_video in runs.values():
+                speaks = [o for o in of_video if o.status == "done"] or [o for o in of_video if o.events]
+                newest = max(speaks, key=lambda o: (o.finished_at_us, o.run_id), default=None)
+                self._owners.update({o.key: o if o is newest else None for o in of_video})
+
+    def _hits(self, searcher: Searcher, found: Sequence[Found]) -> list[Hit]:
+        addresses = [f.address for f in found]
+        keys = [int(key or 0) for key in searcher.fast_field_values("owner", addresses)] if addresses else []
+        owners = {owner.key: owner for owner in self._words.owners(sorted(set(keys)))} if keys else {}
+        hits = []
+        for one, key, row in zip(found, keys, self._words.events_of(searcher, addresses), strict=True):
+            owner = owners[key]
+            event = {"video_id": owner.video_id, "run_id": owner.run_id, **row}
+            hits.append(Hit(event, one.score, one.found_by, owner.name))
+        return hits
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What stays the same through one search. `newest`: only events of each video's newest done run."""
+
+    searcher: Searcher
+    filters: list[Clause]
+    newest: bool

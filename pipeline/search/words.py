@@ -1,0 +1,268 @@
+"""The index of words: a tantivy index of events, and of the videos and runs (owners) that they belong to.
+
+Three kinds of documents: an event (all its filters, and its whole row to show), an owner (a video in a run: what
+`_OWNER` holds), and one `state` (how much of the log is in the index). All of an update appears in one commit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import tantivy
+from tantivy import FieldType, Query
+
+from pipeline.errors import LogError
+from pipeline.log.schema import EVENTS
+from pipeline.search.terms import blank_analyzer, characters, cut, normal, pairs, words_analyzer
+
+#: Raised when an index made by older code is of no use: it lies in a folder of this name and is made anew.
+FORMAT = "words-1"
+
+#: Bytes of events that are gathered before they are written out.
+HEAP_BYTES = 64 << 20
+
+#: The columns of an event's row as they are kept; the video and the run are the owner's.
+KEPT = [name for name in EVENTS.names if name not in ("video_id", "run_id")]
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A video in a run, as its row in `videos` says."""
+
+    video_id: str
+    run_id: str
+    name: str
+    status: str
+    finished_at_us: int
+    events: int
+    duration_us: int | None
+
+    @property
+    def key(self) -> int:
+        return hashed(self.video_id, self.run_id)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How much of the log is in the index: everything up to `version` of the log that began with `log`.
+
+    `several`: there is a video with more than one run, so that hits of older runs are to be left out.
+    """
+
+    version: int
+    log: str
+    several: bool
+
+
+def hashed(*parts: str) -> int:
+    """A 64-bit number for some texts (signed, as the index takes it)."""
+    digest = hashlib.blake2b("\0".join(parts).encode("utf-8", "replace"), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+@lru_cache(4096)
+def run_key(run_id: str) -> int:
+    """The number of a run."""
+    return hashed(run_id)
+
+
+def _schema() -> tantivy.Schema:
+    builder = tantivy.SchemaBuilder()
+    builder.add_text_field("words", tokenizer_name="words")
+    builder.add_text_field("characters", tokenizer_name="blanks")
+    builder.add_text_field("pairs", tokenizer_name="blanks", index_option="freq")
+    builder.add_text_field("kind", tokenizer_name="raw", index_option="basic")
+    for name in ("owner", "run", "text", "is_owner", "is_owner_of"):
+        builder.add_integer_field(name, indexed=True, fast=True)
+    for name in ("start_us", "until_us"):
+        builder.add_integer_field(name, fast=True)
+    builder.add_float_field("confidence", fast=True)
+    builder.add_text_field("state", tokenizer_name="raw", index_option="basic")
+    builder.add_bytes_field("row", stored=True)
+    return builder.build()
+
+
+class WordIndex:
+    """One index in a folder. Reading is thread-safe; writing is for one at a time (place.py's lock)."""
+
+    def __init__(self, folder: Path) -> None:
+        """Opens it, or makes an empty one. Raises LogError for one that is damaged."""
+        self.folder = folder / FORMAT
+        self.schema = _schema()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._index = tantivy.Index(self.schema, str(self.folder))
+            self._index.register_tokenizer("words", words_analyzer())
+            self._index.register_tokenizer("blanks", blank_analyzer())
+            self._index.config_reader("manual")
+            self._seen: object = None
+            self._searcher: tantivy.Searcher = self._index.searcher()
+        except (ValueError, OSError) as error:
+            raise damaged(self.folder, error) from error
+
+    # -- reading
+
+    def searcher(self) -> tantivy.Searcher:
+        """The newest commit, whichever process made it."""
+        try:
+            status = os.stat(self.folder / "meta.json")
+            now = (status.st_mtime_ns, status.st_ino, status.st_size)
+            if now != self._seen:
+                self._index.reload()
+                self._searcher = self._index.searcher()
+                self._seen = now
+            return self._searcher
+        except (ValueError, OSError) as error:
+            raise damaged(self.folder, error) from error
+
+    def state(self) -> State | None:
+        """How far the index has come; None for an empty one."""
+        searcher = self.searcher()
+        found = searcher.search(Query.term_query(self.schema, "state", "state", index_option="basic"), 1).hits
+        return State(**_row(searcher, found[0][1])) if found else None
+
+    def owners(self, keys: Sequence[int], field: str = "is_owner") -> list[Owner]:
+        """The owners of these keys (or, with "is_owner_of", of these videos)."""
+        return [Owner(**row) for row in self._rows(self.any_of(field, keys))]
+
+    def all_owners(self) -> list[tuple[int, int]]:
+        """(key, finished_at_us) of every owner in the index."""
+        found = (Owner(**row) for row in self._rows(Query.exists_query("is_owner")))
+        return [(owner.key, owner.finished_at_us) for owner in found]
+
+    def _rows(self, query: Query) -> Iterator[Any]:
+        """What is kept of every document that a query finds."""
+        searcher = self.searcher()
+        count: int = searcher.search(query, 1).count  # type: ignore[attr-defined]  # missing in its stubs
+        hits = searcher.search(query, count, count=False).hits if count else []
+        return (_row(searcher, address) for _, address in hits)
+
+    def any_of(self, field: str, values: Iterable[int]) -> Query:
+        """The documents that have one of these numbers in a field; of no score of their own."""
+        return Query.const_score_query(Query.term_set_query(self.schema, field, list(values)), 0.0)
+
+    def any_kind(self, kinds: Iterable[str]) -> Query:
+        return Query.const_score_query(Query.term_set_query(self.schema, "kind", list(kinds)), 0.0)
+
+    def range(self, field: str, low: float | None = None, below: float | None = None) -> Query:
+        """The documents with `low` <= field < `below`."""
+        kind = FieldType.Float if field == "confidence" else FieldType.Integer
+        found = Query.range_query(
+            self.schema, field, kind, lower_bound=low, upper_bound=below, include_lower=True, include_upper=False
+        )
+        return Query.const_score_query(found, 0.0)
+
+    def events_of(self, searcher: tantivy.Searcher, addresses: Sequence[Any]) -> list[dict[str, Any]]:
+        """The rows of events, without video and run."""
+        return [dict(zip(KEPT, _row(searcher, address), strict=True)) for address in addresses]
+
+    # -- writing
+
+    def writer(self) -> Writer:
+        """To be closed. Raises LogError where another process writes without the lock."""
+        try:
+            return Writer(self._index.writer(heap_size=HEAP_BYTES, num_threads=1), self)
+        except ValueError as error:
+            raise LogError(f"{self.folder}: the search index cannot be written to: {_said(error)}") from error
+
+
+class Writer:
+    """Changes of an index, which appear together with `commit`."""
+
+    def __init__(self, writer: tantivy.IndexWriter, index: WordIndex) -> None:
+        self._writer, self._index = writer, index
+
+    def remove(self, owner: int) -> None:
+        """An owner and all its events."""
+        self._writer.delete_documents_by_term("owner", owner)
+        self._writer.delete_documents_by_term("is_owner", owner)
+
+    def clear(self) -> None:
+        self._writer.delete_all_documents()
+
+    def add_owner(self, owner: Owner) -> None:
+        document = tantivy.Document()
+        document.add_integer("is_owner", owner.key)
+        document.add_integer("is_owner_of", hashed(owner.video_id))
+        document.add_bytes("row", json.dumps(asdict(owner), ensure_ascii=False).encode("utf-8", "replace"))
+        self._writer.add_document(document)
+
+    def add_events(self, columns: Mapping[str, Sequence[Any]], owners: Mapping[tuple[str, str], int]) -> int:
+        """The rows, column by column, that belong to `owners`; returns how many."""
+        kept = zip(
+            columns["video_id"], columns["run_id"], zip(*(columns[name] for name in KEPT), strict=True), strict=True
+        )
+        start, end, kind, text, confidence = map(KEPT.index, ("start_us", "end_us", "kind", "text", "confidence"))
+        count = 0
+        for video_id, run_id, row in kept:
+            owner = owners.get((video_id, run_id))
+            if owner is None:
+                continue
+            said = normal(row[text] or "")
+            document = tantivy.Document()
+            rest, scripts = cut(said)
+            label = normal(row[kind] or "")
+            document.add_text("words", f"{rest}\n{label.replace('_', ' ')}")
+            if not label.isascii():
+                scripts = [*scripts, *cut(label)[1]]
+            if scripts:
+                document.add_text("characters", characters(scripts))
+                document.add_text("pairs", " ".join(pair for run in scripts for pair in pairs(run)))
+            document.add_text("kind", row[kind] or "")
+            document.add_integer("owner", owner)
+            document.add_integer("run", run_key(run_id))
+            document.add_integer("text", text_key(said))
+            document.add_integer("start_us", row[start])
+            document.add_integer("until_us", max(row[end], row[start] + 1))
+            if row[confidence] is not None:
+                document.add_float("confidence", row[confidence])
+            document.add_bytes("row", json.dumps(row, ensure_ascii=False).encode("utf-8", "replace"))
+            self._writer.add_document(document)
+            count += 1
+        return count
+
+    def set_state(self, state: State) -> None:
+        self._writer.delete_documents_by_term("state", "state")
+        document = tantivy.Document()
+        document.add_text("state", "state")
+        document.add_bytes("row", json.dumps(asdict(state)).encode())
+        self._writer.add_document(document)
+
+    def commit(self) -> None:
+        self._writer.commit()
+
+    def close(self) -> None:
+        """Ends the writer, when it has merged what it merges."""
+        self._writer.wait_merging_threads()
+
+
+def text_key(normal_text: str) -> int:
+    """The number of a text: events that say the same have the same."""
+    return hashed(normal_text)
+
+
+def remove_index(folder: Path) -> None:
+    """Delete the index of words in a folder, damaged or not; its readers keep what they have open."""
+    shutil.rmtree(folder / FORMAT, ignore_errors=True)
+
+
+def damaged(folder: Path, error: Exception) -> LogError:
+    return LogError(
+        f"{folder}: the search index is damaged ({_said(error)}); `secondsight search LOG --rebuild` makes it again"
+    )
+
+
+def _row(searcher: tantivy.Searcher, address: Any) -> Any:
+    return json.loads(searcher.doc(address).get_first("row") or b"null")
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
