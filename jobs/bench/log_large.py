@@ -16,8 +16,8 @@ from jobs.bench.log_write import PER_VIDEO, RUN, VIDEO_US, WORDS
 from pipeline.log import EventLog
 from pipeline.log.datafile import ROW_GROUP, write_data_file
 from pipeline.log.delta import Delta, create_table
-from pipeline.log.head import HEAD, Head
-from pipeline.log.index import Entry, Templates, bucket_keys
+from pipeline.log.head import HEAD, Head, write_catalog
+from pipeline.log.index import Entry, IndexFile, Templates, bucket_keys
 from pipeline.log.indexing import Rows, index_file
 from pipeline.log.schema import EVENTS, VIDEOS
 from pipeline.log.store import fresh_name, open_store
@@ -60,17 +60,17 @@ def large_log(path: Path, size: int) -> tuple[list[str], dict[str, Any]]:
     videos_file = write_data_file(store, "videos", fresh_name(), VIDEOS, batches)
     assert videos_file is not None
     assert delta.commit([*files, videos_file.file])
-    start, whole = index_file(entries, (), Templates())
-    catalog = f"_index/catalog-{fresh_name()}.idx"
-    store.create(catalog, whole)
-    store.swap(HEAD, Head(delta.version, (catalog, start)).pack(), None)
+    whole = index_file(entries, (), Templates())[1]
+    catalog = write_catalog(store, whole)
+    head = Head(delta.version, (catalog,)).pack()
+    store.swap(HEAD, head, None)
     data = sum(f.size_bytes for f in files)
     facts = {
         "bytes/event": data / size,
         "index bytes/event": len(whole) / size,
-        "head KB": len(start) / 1e3,
+        "head KB": len(head) / 1e3,
         "made in s": time.perf_counter() - began,
-        "keys": json.loads(start[16 : 16 + int.from_bytes(start[8:12], "little")])["keys"],
+        "keys": IndexFile.of(whole, catalog.path).header["keys"],
     }
     noted_at.write_text(json.dumps(facts))
     return ids, facts

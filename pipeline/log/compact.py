@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,8 +17,8 @@ from pipeline.errors import LogError, UsageError
 from pipeline.log.datafile import ROW_GROUP, Written, write_data_file
 from pipeline.log.delta import Delta
 from pipeline.log.finder import DAMAGE, IndexFinder
-from pipeline.log.head import HEAD, Head, advance, index_path, load, stem_of
-from pipeline.log.index import Span, Templates
+from pipeline.log.head import CLAIM, HEAD, Head, Publisher, advance, index_path, load, stem_of, write_catalog
+from pipeline.log.index import Entry, Span, Templates, video_key
 from pipeline.log.indexing import Owner, Rows, index_file
 from pipeline.log.protocol import PARTITION, DataFile, is_ours
 from pipeline.log.reader import damaged, read_rows, read_table
@@ -69,13 +69,20 @@ def compact(store: Store, progress: Callable[[str], None] = lambda _: None) -> C
             spans.update(found)
         added = [w.file for w in new]
         store.sync([f.path for f in added])
+        progress("index")
+        indexed = _index_of_merged(store, version, new, spans)
     except BaseException:
         store.delete([w.file.path for w in new])
         raise
     if removed:  # a failure from here on leaves the new files: the commit may be there although its answer was lost
         _swap(delta, added, removed)
-    progress("index")
-    _rebuild_index(store, version, [*kept, *added], spans, delta.version)
+    publisher = Publisher(store)
+    publisher.publish(delta.version)
+    head = publisher.head()
+    if indexed and head is not None and head.version >= delta.version and not (head.stale or head.unindexed):
+        publisher.merge(everything=True)
+    else:
+        _rebuild_index(store, version, [*kept, *added], spans, delta.version)
     return Compaction(
         files_before=len(snapshot),
         files_after=len(kept) + len(added),
@@ -203,6 +210,32 @@ def read_row_group(store: Store, span: Span) -> pa.Table:
 # -- the index
 
 
+def _index_of_merged(store: Store, version: int, new: Sequence[Written], spans: Mapping[Owner, Sequence[Span]]) -> bool:
+    """Write an index file beside each new file of events: the entries of its owners, which now lie there.
+
+    False where the index of the log is of no use, and has to be made anew.
+    """
+    published = load(store)
+    head = advance(published[0], store, max(version, published[0].version)) if published is not None else None
+    if head is None or head.stale or head.unindexed:
+        return False
+    wanted = {video_key(owner[0]) for owner in spans}
+    by_file: dict[str, list[Entry]] = {stem_of(w.file.path): [] for w in new if w.file.record == "events"}
+    try:
+        for entry in IndexFinder(store, head).all(wanted):
+            now = spans.get((entry.video_id, entry.run_id))
+            if now:
+                by_file[now[0].file].append(replace(entry, spans=tuple(now)))
+    except DAMAGE:
+        return False
+    if sum(map(len, by_file.values())) != len(spans):  # an owner that the index does not know
+        return False
+    templates = Templates()
+    for stem, entries in by_file.items():
+        store.create(index_path(stem), index_file(entries, (), templates)[1])
+    return True
+
+
 def _rebuild_index(
     store: Store, version: int, files: Sequence[DataFile], spans: Mapping[Owner, list[Span]], until: int
 ) -> None:
@@ -232,10 +265,7 @@ def _rebuild_index(
     for row in read_rows(store, [f for f in files if f.record == "names"], ["video_id", "uri"]):
         names.setdefault(row["video_id"], []).append(row["uri"])
     entries = (entry_of(row, names.get(row["video_id"], ()), found) for row in rows)
-    start, whole = index_file(entries, (), Templates())
-    path = f"_index/catalog-{fresh_name()}.idx"
-    store.create(path, whole)
-    head = Head(version, (path, start))
+    head = Head(version, (write_catalog(store, index_file(entries, (), Templates())[1]),))
     while True:
         published = load(store)
         ahead = advance(head, store, max(until, published[0].version if published else 0))
@@ -264,7 +294,7 @@ def vacuum(store: Store, hours: int = 168, dry_run: bool = False, safe_hours: in
     published = load(store)
     if published is not None:
         used = {HEAD, HEAD + ".lock", *(index_path(t.stem) for t in published[0].tail)}
-        used |= {published[0].catalog[0]} if published[0].catalog else set()
+        used |= {CLAIM, CLAIM + ".lock", *(c.path for c in published[0].catalogs)}
         before = time.time() - hours * 3600
         old = [path for path, _, changed in store.list("_index") if path not in used and changed < before]
         for folder in ("_delta_log", *(f"{PARTITION}={record}" for record in RECORDS)):  # left by killed writers

@@ -16,10 +16,12 @@ from pipeline.errors import LogError
 from pipeline.log import rows
 from pipeline.log.datafile import ROW_GROUP, Written, write_data_file
 from pipeline.log.delta import Delta, create_table
-from pipeline.log.head import Publisher, index_path, stem_of
+from pipeline.log.finder import open_finder
+from pipeline.log.head import Publisher, index_path, stem_of, templates_of
 from pipeline.log.index import Entry, Templates
 from pipeline.log.indexing import Rows, entries_of, index_file
-from pipeline.log.protocol import DataFile, read_commit
+from pipeline.log.keys import Keys
+from pipeline.log.protocol import DataFile
 from pipeline.log.reader import read_rows
 from pipeline.log.records import RunRecord, VideoResult
 from pipeline.log.schema import EVENTS, NAMES, RUNS, VIDEOS, WINDOWS
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 
 WINDOW_ROWS = 4096
 
+#: So many names are looked up in the index one by one.
+FEW_NAMES = 256
+
 
 @dataclass(frozen=True, slots=True)
 class CommitReport:
@@ -41,18 +46,6 @@ class CommitReport:
     already: tuple[str, ...]
     version: int
     events: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Key:
-    """What is known of a committed (video_id, config_hash)."""
-
-    status: str
-    reason: str
-
-    def stands_against(self, result: VideoResult) -> bool:
-        """Whether `result` would say nothing new: the video is done, or failed before in the same way."""
-        return self.status == "done" or (result.status == self.status and result.reason == self.reason)
 
 
 class EventLog:
@@ -71,9 +64,7 @@ class EventLog:
         self._lock = threading.RLock()
         self._writing: Delta | None = None
         self._checked = False
-        self._learned = 0  # the version up to which _keys is complete
-        self._keys: dict[str, dict[str, _Key]] = {}  # config_hash -> video_id -> key
-        self._names: set[tuple[str, str]] = set()
+        self._keys = Keys(store, 0)
         self._runs: dict[str, tuple[RunRecord, DataFile]] = {}
         self._publisher = Publisher(store)
         self._templates = Templates()
@@ -122,7 +113,7 @@ class EventLog:
             self._store.sync([written.file.path])
         while not delta.commit([written.file], [before] if before else []):
             pass
-        self._learn(delta, own=True)
+        self._keys.learn(delta, own=True)
         self._publisher.publish(delta.version)
         return written.file
 
@@ -136,8 +127,8 @@ class EventLog:
         with self._lock:
             delta = self._delta()
             delta.refresh()
-            self._learn(delta)
-            return {video_id: key.status for video_id, key in self._known(delta, config_hash).items()}
+            self._keys.learn(delta)
+            return self._keys.of(delta, config_hash).copy()
 
     def commit(self, results: Sequence[VideoResult]) -> CommitReport:
         """Put videos into the log, all together: every reader sees all rows of them from one version on.
@@ -166,12 +157,12 @@ class EventLog:
                     group, files = rest, self._write(rest)
                 if not group or delta.commit(files):
                     break
-                self._learn(delta)
-            self._learn(delta, own=bool(group))
+                self._keys.learn(delta)
+            self._keys.learn(delta, own=bool(group))
             if group:
                 self._publisher.publish(delta.version)
             for r in group:
-                self._known(delta, r.config_hash)[r.video_id] = _Key(r.status, r.reason)
+                self._keys.of(delta, r.config_hash).put(r.video_id, r.status, r.reason)
             committed = tuple(r.video_id for r in group)
             return CommitReport(committed, tuple(already), delta.version, sum(len(r.events) for r in group))
 
@@ -179,12 +170,7 @@ class EventLog:
         """Note further names (URIs) of videos in the log; names already noted here or with their video are left."""
         with self._lock:
             delta = self._writable()
-            if not self._names:
-                listed = read_rows(self._store, delta.files("names"), ["video_id", "uri"])
-                self._names = {(row["video_id"], row["uri"]) for row in listed}
-                for row in read_rows(self._store, delta.files("videos"), ["video_id", "uris"]):
-                    self._names |= {(row["video_id"], uri) for uri in row["uris"]}
-            pairs = {(video_id, uri) for video_id, uris in names.items() for uri in uris} - self._names
+            pairs = self._new_names(delta, {(video_id, uri) for video_id, uris in names.items() for uri in uris})
             if not pairs:
                 return
             stem = fresh_name()
@@ -195,9 +181,19 @@ class EventLog:
                 self._store.sync([written.file.path])
             while not delta.commit([written.file]):
                 pass
-            self._learn(delta, own=True)
+            self._keys.learn(delta, own=True)
             self._publisher.publish(delta.version)
-            self._names |= pairs
+
+    def _new_names(self, delta: Delta, pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Those that the log does not have: a few are asked of the index, many looked for in the rows."""
+        if len(pairs) <= FEW_NAMES:
+            finder = open_finder(self._store)
+            return {pair for pair in pairs if pair not in finder.named(pair[1])}
+        for row in read_rows(self._store, delta.files("names"), ["video_id", "uri"]):
+            pairs.discard((row["video_id"], row["uri"]))
+        for row in read_rows(self._store, delta.files("videos"), ["video_id", "uris"]):
+            pairs.difference_update((row["video_id"], uri) for uri in row["uris"])
+        return pairs
 
     def _write(self, group: Sequence[VideoResult]) -> list[DataFile]:
         """Write a group's data files, invisible until committed."""
@@ -246,8 +242,7 @@ class EventLog:
         self._store.delete([f.path for f in files])
 
     def _stands(self, delta: Delta, result: VideoResult) -> bool:
-        key = self._known(delta, result.config_hash).get(result.video_id)
-        return key is not None and key.stands_against(result)
+        return self._keys.of(delta, result.config_hash).stands_against(result)
 
     # -- upkeep
 
@@ -275,7 +270,7 @@ class EventLog:
         """The table as this committer sees it; opened when first needed."""
         if self._writing is None:
             self._writing = Delta(self._store)
-            self._learned = self._writing.version
+            self._keys = Keys(self._store, self._writing.version)
         return self._writing
 
     def _writable(self) -> Delta:
@@ -284,41 +279,9 @@ class EventLog:
         if not self._checked:
             check_conditional_put(self._store)
             delta.add_missing_columns()
+            self._templates = templates_of(self._store)
             self._checked = True
         return delta
-
-    def _known(self, delta: Delta, config_hash: str) -> dict[str, _Key]:
-        """The keys of one configuration, complete up to `_learned`."""
-        if config_hash not in self._keys:
-            self._learn(delta)
-            self._keys[config_hash] = {}
-            self._read_keys(delta.files("videos"), {config_hash})
-        return self._keys[config_hash]
-
-    def _learn(self, delta: Delta, own: bool = False) -> None:
-        """Bring the keys up to the table's version: read the videos that each commit in between has added.
-
-        `own`: the last of them was made here, and what it added is known.
-        """
-        fresh: list[DataFile] = []
-        for version in range(self._learned + 1, delta.version + (0 if own else 1)):
-            commit = read_commit(self._store, version)
-            if commit is None:  # cleaned up already: start over
-                fresh = []
-                self._keys.clear()
-                break
-            fresh += [f for f in commit.added if f.record == "videos"]
-        self._learned = delta.version
-        if self._keys:
-            self._read_keys(fresh, set(self._keys))
-
-    def _read_keys(self, files: Sequence[DataFile], configs: set[str]) -> None:
-        for row in read_rows(self._store, files, ["video_id", "config_hash", "status", "reason"]):
-            if row["config_hash"] in configs:
-                keys = self._keys[row["config_hash"]]
-                before = keys.get(row["video_id"])
-                if before is None or before.status != "done":
-                    keys[row["video_id"]] = _Key(row["status"], row["reason"])
 
 
 def _now_us() -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 import zlib
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pipeline.errors import LogError
@@ -24,6 +24,7 @@ from pipeline.log.index import (
     unpack_names,
     video_key,
 )
+from pipeline.log.merge import may_hold
 from pipeline.log.store import LocalStore, Store
 
 if TYPE_CHECKING:
@@ -118,28 +119,29 @@ class IndexFinder:
     def __init__(self, store: Store, head: Head) -> None:
         self._store = store
         self.version = head.version
-        self._catalog: IndexFile | None = None
-        if head.catalog is not None:
-            path, start = head.catalog
-            self._catalog = IndexFile.parse(start, store.reader(path), f"{store.uri}/{path}")
+        self._catalogs = [  # the newest first
+            (IndexFile.parse(c.start, store.reader(c.path), f"{store.uri}/{c.path}"), c.filter)
+            for c in reversed(head.catalogs)
+        ]
         self._stems = [t.stem for t in head.tail]
         self._tail: dict[str, IndexFile] = {}
-        self._everywhere = [t.stem for t in head.tail if t.prefixes is None]
-        self._by_prefix: dict[bytes, list[str]] = {}
+        self._everywhere = [i for i, t in enumerate(head.tail) if t.prefixes is None]
+        self._by_prefix: dict[bytes, list[int]] = {}
         self._sorted_prefixes: list[bytes] | None = None
-        for t in head.tail:
+        for i, t in enumerate(head.tail):
             prefixes = t.prefixes or b""
             for at in range(0, len(prefixes), 4):
-                self._by_prefix.setdefault(prefixes[at : at + 4], []).append(t.stem)
+                self._by_prefix.setdefault(prefixes[at : at + 4], []).append(i)
         self._unindexed = scan_finder(store).only(head.unindexed) if head.unindexed else None
 
     def _blobs(self, key: bytes) -> Iterator[tuple[bytes, Templates]]:
         # The newest first: where a video and run are in several index files, its newest entry counts.
-        for stem in dict.fromkeys([*reversed(self._by_prefix.get(key[:4], [])), *self._everywhere]):
-            index = self._index(stem)
+        for i in sorted({*self._by_prefix.get(key[:4], ()), *self._everywhere}, reverse=True):
+            index = self._index(self._stems[i])
             yield from ((blob, index.templates) for blob in index.find(key))
-        if self._catalog is not None:
-            yield from ((blob, self._catalog.templates) for blob in self._catalog.find(key))
+        for catalog, bits in self._catalogs:
+            if bits is None or may_hold(bits, key):
+                yield from ((blob, catalog.templates) for blob in catalog.find(key))
 
     def _index(self, stem: str) -> IndexFile:
         if stem not in self._tail:
@@ -175,19 +177,20 @@ class IndexFinder:
         for stem in self._stems_between(first, last):
             index = self._index(stem)
             blobs += [(blob, index.templates) for blob in index.prefixed(first, last)]
-        if self._catalog is not None:
-            blobs += [(blob, self._catalog.templates) for blob in self._catalog.prefixed(first, last)]
+        for catalog, _ in self._catalogs:
+            blobs += [(blob, catalog.templates) for blob in catalog.prefixed(first, last)]
         found = {unpack_entry(blob, templates).video_id for blob, templates in blobs if blob[:1] == ENTRY}
         if self._unindexed is not None:
             found.update(self._unindexed.prefixed(prefix))
         return sorted(video_id for video_id in found if video_id.startswith(prefix))
 
-    def all(self) -> Iterator[Entry]:
+    def all(self, wanted: Collection[bytes] | None = None) -> Iterator[Entry]:
+        """Every entry (of some keys) of the log, in no order."""
         seen: set[tuple[str, str]] = set()
-        files = [self._index(stem) for stem in reversed(self._stems)]
-        for index in [*files, *([self._catalog] if self._catalog is not None else [])]:
-            for _, blob in index.items():
-                if blob[:1] == ENTRY:
+        recent = [self._index(stem) for stem in reversed(self._stems)]
+        for index in [*recent, *(catalog for catalog, _ in self._catalogs)]:
+            for key, blob in index.items():
+                if blob[:1] == ENTRY and (wanted is None or key in wanted):
                     entry = unpack_entry(blob, index.templates)
                     if (entry.video_id, entry.run_id) not in seen:
                         seen.add((entry.video_id, entry.run_id))
@@ -198,12 +201,12 @@ class IndexFinder:
     def _stems_between(self, first: bytes, last: bytes) -> Iterable[str]:
         if self._sorted_prefixes is None:
             self._sorted_prefixes = sorted(self._by_prefix)
-        stems = dict.fromkeys(self._everywhere)
+        found = set(self._everywhere)
         for prefix in self._sorted_prefixes[bisect_left(self._sorted_prefixes, first[:4]) :]:
             if prefix > last[:4]:
                 break
-            stems.update(dict.fromkeys(self._by_prefix[prefix]))
-        return stems
+            found.update(self._by_prefix[prefix])
+        return [self._stems[i] for i in found]
 
 
 def key_range(prefix: str) -> tuple[bytes, bytes]:

@@ -1,17 +1,20 @@
 """The side index: for each video and run, what a lookup must know and which bytes of which data file it must read.
 
-An index file is a hash map on 16-byte keys, laid out so that one small ranged read answers a key:
+An index file is a hash map on 16-byte keys, laid out so that one small ranged read answers a key, and so that it can be
+written from first to last byte while its keys come in order:
 
-    "SSINDEX1", length of the header (uint32), header (JSON: buckets, videos, templates)
-    directory: zlib of uint32 lengths of the buckets
+    "SSINDEX2"
     buckets: count (uint32), keys (16 bytes each, ascending), ends of the blobs (uint32 each), the blobs
+    start: lengths of header and directory (uint32 each), header (JSON: buckets, keys, videos, templates),
+           directory (zlib of uint32 lengths of the buckets)
+    length of the start (uint32), "SSINDEX2"
 
 A key's bucket is given by its leading bits. Two kinds of keys: a video (video_id), whose blobs are `Entry`s, one per
 run, and the last part of a name (a hash of "clip.mp4"), whose blob lists the (video_id, uri) pairs that end so. A
 blob's first byte says which (V, N).
 
-Index files merge without unpacking entries. Row-group footers in them are deflated against a template footer (kept in
-the header), from which they differ by little.
+Index files merge without unpacking entries (merge.py). Row-group footers in them are deflated against a template footer
+(kept in the header), from which they differ by little.
 """
 
 from __future__ import annotations
@@ -21,16 +24,21 @@ import hashlib
 import json
 import struct
 import zlib
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from pipeline.errors import LogError
 
-MAGIC = b"SSINDEX1"
+MAGIC = b"SSINDEX2"
 ENTRY, NAMES = b"V", b"N"
 KEY = 16
+
+#: Bytes of buckets that are read together when all are wanted.
+AT_ONCE = 4 << 20
+
 _SPAN = struct.Struct("<16sQIIIqqIH")  # file, offset, length, row, rows, start_us, end_us, template, footer bytes
 
 
@@ -176,46 +184,64 @@ def unpack_names(blob: bytes) -> list[tuple[str, str]]:
     return [(video_id, uri) for video_id, uri in json.loads(blob[1:])]
 
 
-def merged(pairs: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
-    """The pairs of several index files as those of one: equal names list all their videos, equal entries are one."""
-    names: dict[bytes, bytes] = {}
-    entries: set[tuple[bytes, bytes]] = set()
-    for key, blob in pairs:
-        if blob[:1] == ENTRY:
-            entries.add((key, blob))
-        elif key not in names:
-            names[key] = blob
-        elif names[key] != blob:
-            names[key] = pack_names([*unpack_names(names[key]), *unpack_names(blob)])
-    yield from names.items()
-    yield from entries
+@dataclass(slots=True)
+class Builder:
+    """Writes an index file through `write`; pairs of (key, blob) must come in order of their keys.
+
+    `bound`: how many there are at most.
+    """
+
+    write: Callable[[bytes], object]
+    bound: int
+    keys: int = 0
+    videos: int = 0
+    _buckets: int = 1
+    _lengths: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        while self._buckets * bucket_keys(self.bound) < self.bound:
+            self._buckets *= 2
+        self.write(MAGIC)
+
+    def run(self, pairs: Iterable[tuple[bytes, bytes]], templates: Templates) -> bytes:
+        """Write them all; returns the start. `templates` may grow meanwhile."""
+        buckets, waiting = self._buckets, list[tuple[bytes, bytes]]()
+        for pair in pairs:
+            number = int.from_bytes(pair[0][:4], "big") * buckets >> 32
+            if number != len(self._lengths):
+                self._flush(waiting, number)
+                waiting = []
+            waiting.append(pair)
+            self.videos += pair[1][:1] == ENTRY
+        self._flush(waiting, buckets)
+        said = {
+            "buckets": buckets,
+            "keys": self.keys,
+            "videos": self.videos,
+            "templates": [binascii.b2a_base64(t, newline=False).decode() for t in templates.all()],
+        }
+        header = json.dumps(said, separators=(",", ":")).encode()
+        directory = zlib.compress(struct.pack(f"<{buckets}I", *self._lengths))
+        start = b"".join((struct.pack("<II", len(header), len(directory)), header, directory))
+        self.write(b"".join((start, struct.pack("<I", len(start)), MAGIC)))
+        return start
+
+    def _flush(self, pairs: Sequence[tuple[bytes, bytes]], until: int) -> None:
+        """Write the bucket that is due, and empty ones up to number `until`."""
+        while len(self._lengths) < until:
+            body = _pack_bucket(pairs)
+            self.write(body)
+            self._lengths.append(len(body))
+            self.keys += len(pairs)
+            pairs = ()
 
 
-def build(blobs: Iterable[tuple[bytes, bytes]], templates: Templates, videos: int) -> tuple[bytes, bytes]:
-    """(header with directory, whole index file) of (key, blob) pairs in any order."""
+def build(blobs: Iterable[tuple[bytes, bytes]], templates: Templates) -> tuple[bytes, bytes]:
+    """(start, whole index file) of (key, blob) pairs in any order."""
     pairs = sorted(blobs, key=lambda pair: pair[0])
-    buckets = 1
-    while buckets * bucket_keys(len(pairs)) < len(pairs):
-        buckets *= 2
-    bodies, lengths = [], []
-    at = 0
-    for number in range(buckets):
-        end = at
-        while end < len(pairs) and bucket_of(pairs[end][0], buckets) == number:
-            end += 1
-        bodies.append(_pack_bucket(pairs[at:end]))
-        lengths.append(len(bodies[-1]))
-        at = end
-    said = {
-        "buckets": buckets,
-        "keys": len(pairs),
-        "videos": videos,
-        "templates": [binascii.b2a_base64(t, newline=False).decode() for t in templates.all()],
-    }
-    header = json.dumps(said, separators=(",", ":")).encode()
-    directory = zlib.compress(struct.pack(f"<{buckets}I", *lengths))
-    head = b"".join((MAGIC, struct.pack("<II", len(header), len(directory)), header, directory))
-    return head, b"".join((head, *bodies))
+    parts: list[bytes] = []
+    start = Builder(parts.append, len(pairs)).run(pairs, templates)
+    return start, b"".join(parts)
 
 
 def bucket_of(key: bytes, buckets: int) -> int:
@@ -266,41 +292,44 @@ class Bucket:
         return found
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
-        return ((self.key(i), self.blob(i)) for i in range(self.count))
+        ends = struct.unpack_from(f"<{self.count}I", self._data, self._ends)
+        data, at = self._data, self._blobs
+        for i, end in enumerate(ends):
+            yield data[4 + KEY * i : 4 + KEY * (i + 1)], data[at : self._blobs + end]
+            at = self._blobs + end
 
 
 @dataclass(slots=True)
 class IndexFile:
-    """An index file, its header in memory, its buckets fetched by `read(start, length)` when asked for."""
+    """An index file, its start in memory, its buckets fetched by `read(offset, length)` when asked for."""
 
     header: dict[str, Any]
     starts: Sequence[int]  # of each bucket, and the end of the last
     read: Callable[[int, int], bytes]
-    templates: Templates = field(default_factory=Templates)
+    templates: Templates
+    start: bytes
 
     @classmethod
-    def parse(cls, head: bytes, read: Callable[[int, int], bytes], name: str) -> IndexFile:
-        """From its first bytes (at least header and directory)."""
+    def parse(cls, start: bytes, read: Callable[[int, int], bytes], name: str) -> IndexFile:
+        """From its start."""
         try:
-            if head[:8] != MAGIC:
-                raise ValueError("it does not begin as one")
-            header_bytes, directory_bytes = struct.unpack_from("<II", head, 8)
-            at = 16 + header_bytes
-            header = json.loads(head[16:at])
-            packed = zlib.decompress(head[at : at + directory_bytes])
+            header_bytes, directory_bytes = struct.unpack_from("<II", start)
+            header = json.loads(start[8 : 8 + header_bytes])
+            packed = zlib.decompress(start[8 + header_bytes : 8 + header_bytes + directory_bytes])
             lengths = struct.unpack(f"<{header['buckets']}I", packed)
             templates = Templates(binascii.a2b_base64(t) for t in header["templates"])
         except (ValueError, KeyError, struct.error, zlib.error) as error:
             raise LogError(f"{name}: not an index of an event log: {error}") from error
-        starts = [at + directory_bytes]
-        for length in lengths:
-            starts.append(starts[-1] + length)
-        return cls(header, starts, read, templates)
+        return cls(header, list(accumulate(lengths, initial=len(MAGIC))), read, templates, start)
 
     @classmethod
     def of(cls, data: bytes, name: str) -> IndexFile:
         """From all its bytes."""
-        return cls.parse(data, lambda start, length: data[start : start + length], name)
+        end = len(data) - len(MAGIC) - 4
+        if end < len(MAGIC) or data[: len(MAGIC)] != MAGIC or data[end + 4 :] != MAGIC:
+            raise LogError(f"{name}: not an index of an event log, or cut short")
+        size = int.from_bytes(data[end : end + 4], "little")
+        return cls.parse(data[max(0, end - size) : end], lambda start, length: data[start : start + length], name)
 
     def bucket(self, number: int) -> Bucket:
         start, end = self.starts[number], self.starts[number + 1]
@@ -320,5 +349,14 @@ class IndexFile:
         return [blob for number in numbers for blob in self.bucket(number).prefixed(first, last)]
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        for number in range(self.header["buckets"]):
-            yield from self.bucket(number)
+        """All keys and blobs, in order of the keys; many buckets are read at once."""
+        first, buckets = 0, self.header["buckets"]
+        while first < buckets:
+            last = max(first + 1, bisect_right(self.starts, self.starts[first] + AT_ONCE) - 1)
+            start = self.starts[first]
+            data = self.read(start, self.starts[last] - start)
+            if len(data) != self.starts[last] - start:
+                raise LogError("an index file of the event log is cut short; run `secondsight log LOG --compact`")
+            for number in range(first, last):
+                yield from Bucket(data[self.starts[number] - start : self.starts[number + 1] - start])
+            first = last

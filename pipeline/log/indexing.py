@@ -67,16 +67,14 @@ def entries_of(
 
 
 def index_file(entries: Iterable[Entry], names: Iterable[tuple[str, str]], templates: Templates) -> tuple[bytes, bytes]:
-    """(header and directory, whole) of an index file of entries and of further (video_id, uri) names."""
+    """(start, whole) of an index file of entries and of further (video_id, uri) names."""
     blobs: list[tuple[bytes, bytes]] = []
     named: dict[bytes, list[tuple[str, str]]] = {}
-    videos = 0
     for entry in entries:
-        videos += 1
         blobs.append((video_key(entry.video_id), pack_entry(entry, templates)))
         for uri in entry.uris:
             named.setdefault(name_key(uri), []).append((entry.video_id, uri))
     for video_id, uri in names:
         named.setdefault(name_key(uri), []).append((video_id, uri))
     blobs += [(key, pack_names(pairs)) for key, pairs in named.items()]
-    return build(blobs, templates, videos)
+    return build(blobs, templates)

@@ -141,7 +141,7 @@ def test_index_rolls_into_the_catalog(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(head, "LISTED", 4)
     videos = make(tmp_path / "log", 24)
     published = head.load(open_store(str(tmp_path / "log")))
-    assert published is not None and published[0].catalog is not None and len(published[0].tail) <= 2
+    assert published is not None and published[0].catalogs and len(published[0].tail) <= 2
     assert_holds(tmp_path / "log", videos)
     assert check(open_store(str(tmp_path / "log"))) == []
 
