@@ -267,7 +267,7 @@ class Publisher:
 
     def _merged_in(self, old: Sequence[Catalog], tail: Sequence[Tail]) -> bool:
         """Merge and publish; False where others have merged the same meanwhile."""
-        if len(old) + len(tail) < 2:
+        if not tail and len(old) < 2:
             return True
         new, lost = self._merged(old, tail)
         while self._known is not None:
