@@ -15,9 +15,12 @@ from pipeline.errors import SecondsightError
 #: name -> (module, one line of help), in the order a person meets them.
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("jobs.run", "watch an archive and write what happens into an event log"),
+    "submit": ("jobs.submit", "send a run to a Ray cluster, follow it, stop it, resume it"),
+    "top": ("jobs.top", "runs as they go, live in the terminal"),
     "query": ("jobs.query", "what happened at, between, before or after a time"),
     "log": ("jobs.log", "runs and videos of an event log, and what failed and why"),
     "sql": ("jobs.sql", "run a SQL query over an event log"),
+    "serve": ("jobs.serve.command", "a web page of the archive, and the questions over HTTP"),
     "frames": ("jobs.frames", "write the very stills that a model would see"),
     "forecast": ("jobs.forecast", "what a model needs in memory, for any number of ranks"),
     "evaluate": ("jobs.evaluate", "score a log against ground truth"),

@@ -17,18 +17,21 @@ from workers.live import expected_us
 
 if TYPE_CHECKING:
     from jobs.run import RunSummary
-    from workers.flow import Progress
+    from workers.report import Progress
 
 SHOWN_FAILURES = 10
+LINES_S = 30.0  # between two lines where nobody looks on
 
 
 class ProgressDisplay:
-    """A few live lines on the terminal (on standard error); nothing at all where there is none."""
+    """A few live lines on the terminal (on standard error); where there is none (a job's log), a line now and then."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, silent: bool = False) -> None:
         self._console = console or Console(stderr=True)
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
-        self._on = self._console.is_terminal
+        self._on = self._console.is_terminal and not silent
+        self._lines = not self._console.is_terminal and not silent
+        self._said: float = time.monotonic()
         self._began: float | None = None
 
     def __enter__(self) -> ProgressDisplay:
@@ -48,22 +51,39 @@ class ProgressDisplay:
             self._console.print(line, style="dim", highlight=False)
 
     def show(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if self._lines and now - self._said >= LINES_S:
+            self._said = now
+            self._console.print(line(progress), highlight=False, soft_wrap=True)
         if not self._on:
             return
-        now = time.monotonic()
         if self._began is None and progress.windows:
             self._began = now
         self._live.update(render(progress, now - self._began if self._began is not None else 0.0), refresh=True)
+
+
+def line(progress: Progress) -> str:
+    """Where a run stands, in one line."""
+    finished = progress.done + progress.failed + progress.quarantined + progress.already + progress.duplicates
+    parts = [
+        f"{finished:,}/{progress.found:,}{'' if progress.listed else '+'} videos",
+        f"{progress.windows:,}/{progress.windows_known:,} windows",
+        f"{progress.events:,} events",
+        f"{progress.video_us / 1e6 / 3600:,.2f} h watched",
+        f"{progress.failed + progress.quarantined:,} failed",
+        f"{progress.replicas} replicas",
+    ]
+    return ", ".join(parts)
 
 
 def render(progress: Progress, elapsed_s: float) -> Group:
     """The live lines; `elapsed_s` since the first window was answered."""
     total_us = expected_us(progress)
     rate = progress.video_us / 1e6 / elapsed_s if elapsed_s > 1 else 0.0
-    left = _duration((total_us - progress.video_us) / 1e6 / rate) if rate else "…"
+    left = duration((total_us - progress.video_us) / 1e6 / rate) if rate else "…"
     found = f"{progress.found:,}" + ("" if progress.listed else "+")
     finished = progress.done + progress.failed + progress.quarantined + progress.already + progress.duplicates
-    line = Table.grid(padding=(0, 3))
+    facts = Table.grid(padding=(0, 3))
     cells = [
         f"[bold]{finished:,}[/]/{found} videos",
         f"[bold]{progress.windows:,}[/]/{progress.windows_known:,} windows",
@@ -74,14 +94,14 @@ def render(progress: Progress, elapsed_s: float) -> Group:
         else "0 failed",
         f"{left} left",
     ]
-    line.add_row(*cells)
+    facts.add_row(*cells)
     bar = Table.grid()
     bar.add_row(ProgressBar(total=max(1, total_us), completed=min(progress.video_us, total_us), width=60))
     notes = [f"{progress.already:,} already done"] if progress.already else []
     notes += [f"{progress.replicas} replicas"] if progress.replicas else ["loading the model …"]
     notes += [f"{progress.replica_deaths} replaced"] if progress.replica_deaths else []
     notes += [f"{progress.bytes_in_flight / 2**20:,.0f} MiB of frames in flight"]
-    return Group(bar, line, Text(" · ".join(notes), style="dim"))
+    return Group(bar, facts, Text(" · ".join(notes), style="dim"))
 
 
 def summary_lines(summary: RunSummary, elapsed_s: float) -> Iterator[str]:
@@ -96,7 +116,7 @@ def summary_lines(summary: RunSummary, elapsed_s: float) -> Iterator[str]:
         f"{summary.videos:,} videos",
         f"{summary.windows:,} windows",
         f"{summary.events:,} events",
-        f"{_duration(summary.video_s)} of video in {_duration(elapsed_s)} ({summary.hours_per_hour:,.1f} h/h)",
+        f"{duration(summary.video_s)} of video in {duration(elapsed_s)} ({summary.hours_per_hour:,.1f} h/h)",
     ]
     parts += [f"{summary.already:,} done before"] if summary.already else []
     parts += [f"{summary.duplicates:,} further names of the same content"] if summary.duplicates else []
@@ -111,7 +131,7 @@ def summary_lines(summary: RunSummary, elapsed_s: float) -> Iterator[str]:
             yield "  …"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Seconds as a person says them: 12.3s, 4:05, 3:04:05, 2d 03h."""
     if seconds < 60:
         return f"{max(0.0, seconds):.1f}s"

@@ -22,10 +22,9 @@ from pipeline.errors import LogError, SecondsightError, UsageError
 if TYPE_CHECKING:
     from model.interface import ModelProfile
     from pipeline.config import RunConfig
-    from pipeline.live import LiveStatus, State
+    from pipeline.live import State
     from pipeline.log import EventLog
     from workers.flow import Limits, Progress
-    from workers.shares import Shares
 
 DESCRIPTION = """\
 Watch an archive and write what happens into an event log.
@@ -103,6 +102,8 @@ def run(
     retry_failed: bool = False,
     address: str | None = None,
     limits: Limits | None = None,
+    trace: str | None = None,
+    journal: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
     on_start: Callable[[str], None] | None = None,
 ) -> RunSummary:
@@ -111,7 +112,8 @@ def run(
     `settings` go to the model, and so do `ranks`, `prompt`, `precision` and `expert_placement` (of a Qwen3-VL).
     `replicas`: None for as many as fit. `address`: of a Ray cluster; by default $RAY_ADDRESS, else one is started here
     for this run. `on_start` is called with lines for the user before the work begins, `on_progress` about ten times a
-    second while it runs.
+    second while it runs. `trace`: where the spans of each window go ("otlp", a URL, a file); `journal`: JSON lines
+    about the run on standard error.
 
     Raises UsageError for a call that cannot be meant, ModelError and LogError where model or log cannot be used;
     what is finished by then is in the log, and so it is after KeyboardInterrupt.
@@ -150,9 +152,9 @@ def run(
         return _nothing_to_do(log, already.names)
 
     # Ray takes seconds to start: only now that there is something to do.
+    from jobs.observe import Following
     from workers.cluster import cluster
     from workers.flow import Flow
-    from workers.live import LiveReport
     from workers.replica import ModelChoice
     from workers.shares import share_out
 
@@ -166,19 +168,12 @@ def run(
             profile = factory.profile(settings)
         shares = share_out(machines.resources, profile, replicas, elastic=not machines.ours)
 
-        live: LiveReport | None = None
+        following = Following(log, run_id, model, archive, shares, trace=trace, journal=journal)
 
         def begin() -> None:
-            nonlocal live
             begun.append(time.time())
             event_log.begin_run(_run_record(run_id, config, archive, begun[0], machines.resources))
-            live = LiveReport(log, _first_status(run_id, model, archive, begun[0], shares))
-
-        def report(progress: Progress) -> None:
-            if live is not None:
-                live.take(progress)
-            if on_progress is not None:
-                on_progress(progress)
+            following.begin(begun[0], {"log": log, "config_hash": config.config_hash})
 
         flow = Flow(
             already.rest,
@@ -192,7 +187,8 @@ def run(
             already=already.names,
             limits=limits,
             on_work=begin,
-            on_progress=report,
+            on_progress=on_progress or (lambda progress: None),
+            observers=following.all,
         )
         began = time.monotonic()
         status: State = "failed"
@@ -217,8 +213,8 @@ def run(
                     ):  # the first error is the one to tell
                         event_log.finish_run(run_id, flow.progress.totals(elapsed_s), status)
             finally:
-                if live is not None:
-                    live.end(flow.progress, status, why)
+                if begun:
+                    following.end(flow.progress, status, why)
     return _summary(run_id if begun else "", log, flow.progress, elapsed_s)
 
 
@@ -300,6 +296,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     machines = parser.add_argument_group("machines")
     machines.add_argument("--replicas", default="auto", metavar="N", help="copies of the model (default: auto)")
     machines.add_argument("--address", help="a Ray cluster: auto, HOST:PORT (default: $RAY_ADDRESS, else this machine)")
+    watching = parser.add_argument_group("to see it run (and `secondsight top LOG`, Prometheus through Ray)")
+    watching.add_argument(
+        "--trace",
+        nargs="?",
+        const="otlp",
+        metavar="TARGET",
+        help="OpenTelemetry traces of each window: a collector's URL, a file (JSON lines), or otlp (by OTEL_... of the"
+        " environment; the default)",
+    )
+    watching.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="json: what happens as JSON lines on standard error, for whatever collects logs (default: text)",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -314,7 +325,7 @@ def _main(args: argparse.Namespace) -> int:
     from jobs.progress import ProgressDisplay, summary_lines
 
     began = time.monotonic()
-    with ProgressDisplay() as display:
+    with ProgressDisplay(silent=args.log_format == "json") as display:
         summary = run(
             args.archive,
             args.log,
@@ -335,6 +346,8 @@ def _main(args: argparse.Namespace) -> int:
             exclude=args.exclude,
             retry_failed=args.retry_failed,
             address=args.address,
+            trace=args.trace,
+            journal=args.log_format == "json",
             on_progress=display.show,
             on_start=display.say,
         )
@@ -404,25 +417,6 @@ def _run_record(
 def _absolute(name: str) -> str:
     """An argument of the archive, whole: `serve` shows the videos below these."""
     return name if "://" in name or name.startswith("@") else os.path.abspath(name)
-
-
-def _first_status(run_id: str, model: str, archive: str | Sequence[str], started: float, shares: Shares) -> LiveStatus:
-    """What `secondsight top` and the web page are told before the first window."""
-    from pipeline.live import LiveStatus
-
-    names = [archive] if isinstance(archive, str) else list(archive)
-    return LiveStatus(
-        run_id=run_id,
-        state="starting",
-        started_at_us=int(started * 1e6),
-        updated_at_us=int(started * 1e6),
-        model=model,
-        archive=", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""),
-        driver=f"{platform.node()}:{os.getpid()}",
-        replicas_wanted=shares.replicas,
-        decoders=shares.decoders,
-        budget_bytes=shares.budget_bytes,
-    )
 
 
 def _counted_before(log: EventLog, weights_hash: str) -> Mapping[str, Any] | None:

@@ -67,7 +67,7 @@ class LiveStatus:
 
     windows_done: int = 0
     windows_known: int = 0
-    windows_retried: int = 0
+    windows_kept: int = 0  # of windows_known, those that an earlier driver of this run had finished
     events: int = 0
     frames: int = 0
 
@@ -89,6 +89,9 @@ class LiveStatus:
     replicas_wanted: int = 0
     replica_deaths: int = 0
     decoders: int = 0
+    nodes: int = 0
+    nodes_lost: int = 0
+    retries: int = 0
     bytes_in_flight: int = 0
     budget_bytes: int = 0
     stuck: tuple[Stuck, ...] = ()

@@ -6,22 +6,23 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import SecondsightError
 from pipeline.live import LiveStatus, State, forget_live, write_live
 
 if TYPE_CHECKING:
-    from workers.flow import Progress
+    from workers.report import FlowEvent, Progress, WindowTrace
 
 INTERVAL_S = 2.0
 LATELY_S = 60.0  # over which rates are measured
 SAMPLE_S = 1.0
 END_S = 10.0  # the longest that the end of a run waits for its last word to be written
 SHOWN_FAILURES = 20
+SHOWN_STUCK = 20
 
 log = logging.getLogger(__name__)
 
@@ -40,26 +41,43 @@ class _Sample:
 
 
 class LiveReport:
-    """Follows one run. `take` is called by the driver's loop and costs next to nothing; a thread of its own writes.
+    """A `workers.report.FlowObserver` that keeps the run's live status. A thread of its own writes it.
 
     That the status cannot be written never disturbs the run: it is logged once, and tried again with the next one.
     """
 
+    wants_traces = False
+
     def __init__(self, log_uri: str, first: LiveStatus, interval_s: float = INTERVAL_S) -> None:
-        """`first`: what is known from the start (who, what, since when); the rest of it is filled in by `take`."""
+        """`first`: what is known from the start (who, what, since when); `snapshot` fills in the rest of it. Nothing is
+        written before `begin`."""
         self._uri, self._status, self._interval_s = log_uri, first, interval_s
         self._samples: deque[_Sample] = deque()
         self._first_window_s: tuple[float, int] | None = None
         self._taken_s = 0.0
-        self._next: LiveStatus | None = first
+        self._next: LiveStatus | None = None
         self._over = False
         self._told = False
         self._change = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def begin(self, started_at_us: int) -> None:
+        """The run is in the log from now on."""
+        self._put(replace(self._status, started_at_us=started_at_us, updated_at_us=time.time_ns() // 1000))
         self._thread = threading.Thread(target=self._write, name="live", daemon=True)
         self._thread.start()
 
-    def take(self, progress: Progress) -> None:
-        """Note where the run stands."""
+    def hours_per_hour(self) -> float | None:
+        """Of the last minute."""
+        return self._rates().get("video")
+
+    def event(self, event: FlowEvent) -> None:
+        pass
+
+    def traced(self, trace: WindowTrace) -> None:
+        pass
+
+    def snapshot(self, progress: Progress) -> None:
         now = time.monotonic()
         if not self._samples or now - self._samples[-1].at_s >= SAMPLE_S:
             self._sample(progress, now)
@@ -69,6 +87,8 @@ class LiveReport:
 
     def end(self, progress: Progress, state: State, note: str = "") -> None:
         """The last word; waits until it is written, `END_S` at most."""
+        if self._thread is None:
+            return
         now = time.monotonic()
         self._sample(progress, now)
         last = replace(self._filled(progress, now), state=state, note=note, left_s=None, stuck=())
@@ -116,20 +136,31 @@ class LiveReport:
             duplicates=progress.duplicates,
             windows_done=progress.windows,
             windows_known=progress.windows_known,
+            windows_kept=progress.windows_kept,
+            retries=progress.retries,
             events=progress.events,
             frames=progress.frames,
             video_us=progress.video_us,
             known_us=progress.known_us,
             expected_us=expected,
-            hours_per_hour=self._rates().get("video"),
+            hours_per_hour=self.hours_per_hour(),
             left_s=left_s,
             rates={name: rate for name, rate in self._rates().items() if name != "video"},
             decode_s=progress.decode_s,
             model_s=progress.model_s,
             commit_s=progress.commit_s,
+            input_tokens=progress.input_tokens,
+            output_tokens=progress.output_tokens,
+            expert_imbalance=expert_imbalance(progress.model),
             replicas=progress.replicas,
+            replicas_wanted=progress.replicas_wanted or self._status.replicas_wanted,
             replica_deaths=progress.replica_deaths,
+            decoders=progress.decoders or self._status.decoders,
+            nodes=progress.nodes,
+            nodes_lost=progress.nodes_lost,
             bytes_in_flight=progress.bytes_in_flight,
+            budget_bytes=progress.budget_bytes or self._status.budget_bytes,
+            stuck=progress.stuck[:SHOWN_STUCK],
             failures=tuple(progress.failures[-SHOWN_FAILURES:]),
         )
 
@@ -187,3 +218,11 @@ def expected_us(progress: Progress) -> int:
     unknown = max(0, progress.found - progress.names)
     average = progress.known_us / taken if taken else 0.0
     return round(progress.known_us + unknown * average)
+
+
+def expert_imbalance(counted: Mapping[str, Any]) -> float | None:
+    """The busiest expert's tokens over the average's, layers averaged, of what a model counted (1.0: balanced); None
+    where it has no experts."""
+    layers = (counted.get("routing") or {}).get("tokens") or []
+    found = [max(layer) * len(layer) / sum(layer) for layer in layers if sum(layer) > 0]
+    return sum(found) / len(found) if found else None

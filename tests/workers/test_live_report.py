@@ -15,8 +15,8 @@ from jobs.run import run
 from pipeline.errors import ModelError
 from pipeline.live import LiveStatus, read_live
 from workers import live
-from workers.flow import Progress
-from workers.live import LiveReport
+from workers.live import LiveReport, expert_imbalance
+from workers.report import Progress
 
 
 def _first(run_id: str = "run-1") -> LiveStatus:
@@ -34,6 +34,7 @@ def test_rates_are_those_of_the_last_minute(tmp_path: Path, monkeypatch: pytest.
     seconds = itertools.count(1000.0, 10.0)
     monkeypatch.setattr(live.time, "monotonic", lambda: next(seconds))
     report = LiveReport(str(tmp_path), _first())
+    report.begin(time.time_ns() // 1000 - 40_000_000)
     progress = Progress(found=10, listed=True, names=10, known_us=3_600_000_000, replicas=2, decode_s=0.0)
     for _ in range(20):  # every 10 s: slow at first, then 40 windows of 2 s
         fast = progress.windows >= 10
@@ -41,7 +42,7 @@ def test_rates_are_those_of_the_last_minute(tmp_path: Path, monkeypatch: pytest.
         progress.video_us += 80_000_000 if fast else 2_000_000
         progress.decode_s += 5.0
         progress.model_s += 15.0
-        report.take(progress)
+        report.snapshot(progress)
     monkeypatch.undo()
     _until(lambda: [s.windows_done for s in read_live(str(tmp_path))] == [progress.windows])
     (status,) = read_live(str(tmp_path))
@@ -56,12 +57,25 @@ def test_rates_are_those_of_the_last_minute(tmp_path: Path, monkeypatch: pytest.
     assert last.hours_per_hour == pytest.approx(progress.video_us / 40e6, rel=0.1)
 
 
+def test_nothing_is_written_of_a_run_that_never_began(tmp_path: Path) -> None:
+    report = LiveReport(str(tmp_path), _first(), interval_s=0.0)
+    report.snapshot(Progress(windows=1))
+    report.end(Progress(), "done")
+    assert read_live(str(tmp_path)) == []
+
+
+def test_imbalance_of_experts_is_the_busiest_over_the_average() -> None:
+    assert expert_imbalance({"routing": {"tokens": [[1, 1, 2], [3, 3, 3]]}}) == pytest.approx((1.5 + 1.0) / 2)
+    assert expert_imbalance({}) is None and expert_imbalance({"routing": {"tokens": [[0, 0]]}}) is None
+
+
 def test_a_log_that_cannot_be_written_disturbs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "log").write_text("a file")
     with caplog.at_level(logging.WARNING):
         report = LiveReport(str(tmp_path / "log"), _first(), interval_s=0.0)
+        report.begin(1)
         for _ in range(3):
-            report.take(Progress())
+            report.snapshot(Progress())
         report.end(Progress(), "done")
     assert [r.getMessage().split(":")[0] for r in caplog.records] == ["where the run stands cannot be written"]
 
