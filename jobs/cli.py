@@ -18,6 +18,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "submit": ("jobs.submit", "send a run to a Ray cluster, follow it, stop it, resume it"),
     "top": ("jobs.top", "runs as they go, live in the terminal"),
     "query": ("jobs.query", "what happened at, between, before or after a time"),
+    "search": ("jobs.search", "events by what they say: words and, with an embedder, meaning"),
+    "ask": ("jobs.ask", "a question in your words, answered from the events, with citations"),
     "log": ("jobs.log", "runs and videos of an event log, and what failed and why"),
     "sql": ("jobs.sql", "run a SQL query over an event log"),
     "serve": ("jobs.serve.command", "a web page of the archive, and the questions over HTTP"),

@@ -68,7 +68,7 @@ def main(args: argparse.Namespace) -> int:
     if args.format == "table":
         _show(query, answers, wanted, args)
     else:
-        rows = [_as_said(match, row) for match, batches in answers for row in as_rows(batches)]
+        rows = [as_said(match.name, row) for match, batches in answers for row in as_rows(batches)]
         write(rows, args, lambda: as_table([b for _, batches in answers for b in batches]))
     return 0
 
@@ -99,10 +99,10 @@ def _span(args: argparse.Namespace) -> tuple[int, int]:
     return WHOLE
 
 
-def _as_said(match: Match, row: dict[str, Any]) -> dict[str, Any]:
+def as_said(name: str, row: dict[str, Any]) -> dict[str, Any]:
     """A row for programs: the video's name first, attributes as an object."""
     attributes = row.get("attributes")
-    return {"video": match.name, **row, "attributes": json.loads(attributes) if attributes else {}}
+    return {"video": name, **row, "attributes": json.loads(attributes) if attributes else {}}
 
 
 def _show(
@@ -127,7 +127,7 @@ def _show(
         ]
         if many:
             columns.insert(0, "video")
-            cells = [[_short(m.name), *c] for (m, _), c in zip(rows, cells, strict=True)]
+            cells = [[short(m.name), *c] for (m, _), c in zip(rows, cells, strict=True)]
         print_table(cells, columns, args)
     if total > len(rows):
         print(f"{total - len(rows)} more: raise --limit, or use --format", file=out)
@@ -169,5 +169,6 @@ def _confidence(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """The last part of a video's name."""
     return name.rsplit("/", 1)[-1]

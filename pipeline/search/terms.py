@@ -27,18 +27,24 @@ BREAK = "\x1f|"
 LONGEST = 60
 
 
-@lru_cache(1)
-def words_analyzer() -> tantivy.TextAnalyzer:
-    """For the field of words."""
+def _analyzer(*more: tantivy.Filter) -> tantivy.TextAnalyzer:
     builder = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
-    for step in (
-        tantivy.Filter.remove_long(LONGEST),
-        tantivy.Filter.lowercase(),
-        tantivy.Filter.ascii_fold(),
-        tantivy.Filter.stemmer("english"),
-    ):
+    steps = (tantivy.Filter.remove_long(LONGEST), tantivy.Filter.lowercase(), tantivy.Filter.ascii_fold(), *more)
+    for step in steps:
         builder = builder.filter(step)
     return builder.build()
+
+
+@lru_cache(1)
+def words_analyzer() -> tantivy.TextAnalyzer:
+    """For the field of words: their stems."""
+    return _analyzer(tantivy.Filter.stemmer("english"))
+
+
+@lru_cache(1)
+def plain_analyzer() -> tantivy.TextAnalyzer:
+    """Words as they are written, without case and accents."""
+    return _analyzer()
 
 
 @lru_cache(1)

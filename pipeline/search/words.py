@@ -156,7 +156,7 @@ class WordIndex:
         """The documents with `low` <= field < `below`."""
         kind = FieldType.Float if field == "confidence" else FieldType.Integer
         found = Query.range_query(
-            self.schema, field, kind, lower_bound=low, upper_bound=below, include_lower=True, include_upper=False
+            self.schema, field, kind, lower_bound=low, upper_bound=below, include_upper=below is None
         )
         return Query.const_score_query(found, 0.0)
 
