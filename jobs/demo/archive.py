@@ -25,7 +25,7 @@ from pipeline.errors import UsageError
 from pipeline.plan import SECOND_US
 
 TRUTH_FILE = "truth.json"
-VERSION = "secondsight demo 1"
+VERSION = "secondsight demo 2"
 SEED = 290  # chosen for its variety: every kind of event in five short films
 
 

@@ -124,7 +124,7 @@ class Painter:
     def _write(self, caption: Caption, on_light: bool) -> _Overlay:
         """Words as (x, y, colour float32 [h, w, 3], cover float32 [h, w, 1]), to be laid over the picture there."""
         font = cv2.FontFace("sans")
-        wanted = (0.2 if caption.place == "title" else 0.12) * self.scale
+        wanted = (0.2 if caption.place == "title" else 0.15) * self.scale
         weight = 700 if caption.place == "title" else 600
         size = wanted
         while size > 4 and _text_width(font, caption.text, size, weight) > 0.86 * self.width:

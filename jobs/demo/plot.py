@@ -11,8 +11,8 @@ import numpy as np
 from jobs.demo.shapes import ANGLES, SHAPES, outline
 from jobs.demo.world import Act, Thing
 
-MARGIN = 0.2  # of a thing's middle from the edges of the picture, in short sides
-CAPTION_ROOM = 0.36  # and from the lower edge, where words are shown
+MARGIN = 0.24  # of a thing's middle from the edges of the picture, in short sides
+CAPTION_ROOM = 0.42  # and from the lower edge, where words are shown
 GAP = 0.06  # between things that do not meet
 
 
@@ -158,8 +158,8 @@ class Plot:
         if what == 1:
             shape = str(self.rng.choice([s for s in SHAPES if s != player.shape]))
             return player.act(Act("change", self.now_us, end, f"the {player.name} becomes a {shape}", shape=shape))
-        larger = player.size < 0.115
-        size = player.size * (1.5 if larger else 0.64)
+        larger = player.size < 0.15
+        size = player.size * (1.45 if larger else 0.66)
         if larger and not self._fits(player.x, player.y, size, except_for=player):
             return None
         verb = "grows" if larger else "shrinks"
@@ -206,7 +206,7 @@ class Plot:
     def _new(self) -> _Player | None:
         if not self.unused:
             return None
-        size = float(self.rng.uniform(0.085, 0.15))
+        size = float(self.rng.uniform(0.11, 0.19))
         for x, y in self._places():
             if self._fits(x, y, size):
                 shape, colour = str(self.rng.choice(SHAPES)), self.unused.pop()

@@ -105,7 +105,7 @@ def _shot(
         stands = 0
     clock_length = length - stands
     top, bottom = BACKGROUNDS[background]
-    colours = [name for name, rgb in COLOURS.items() if min(dist(rgb, top), dist(rgb, bottom)) > 95]
+    colours = colours_on((top, bottom))
     things: tuple[Thing, ...] = ()
     captions: tuple[Caption, ...]
     if title is not None:
@@ -114,11 +114,16 @@ def _shot(
         plot = Plot(rng, *size, colours, style.pace)
         things = plot.things(clock_length - blended[1], blended[0])
         captions = tuple(_captions(rng, blended[0], clock_length - blended[1], style))
-    scene = Scene(top, bottom, _glows(rng, *size), things, captions)
+    scene = Scene(top, bottom, random_glows(rng, *size), things, captions)
     frozen: tuple[tuple[int, int], ...] = ()
     if stands and (moment := _quiet_moment(rng, scene, blended[0], clock_length - blended[1])) is not None:
         frozen = ((start + moment, start + moment + stands),)
     return Shot(scene, start, end, frozen)
+
+
+def colours_on(background: tuple[Rgb, Rgb]) -> list[str]:
+    """Those that stand out from it."""
+    return [name for name, rgb in COLOURS.items() if min(dist(rgb, light) for light in background) > 95]
 
 
 def _captions(rng: np.random.Generator, start_us: int, end_us: int, style: Style) -> list[Caption]:
@@ -143,7 +148,7 @@ def _quiet_moment(rng: np.random.Generator, scene: Scene, start_us: int, end_us:
     return None
 
 
-def _glows(rng: np.random.Generator, width: float, height: float) -> tuple[Glow, ...]:
+def random_glows(rng: np.random.Generator, width: float, height: float) -> tuple[Glow, ...]:
     return tuple(
         Glow(
             x=float(rng.uniform(0, width)),

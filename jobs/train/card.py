@@ -99,7 +99,9 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--scores", type=Path, nargs="*", default=[])
     args = parser.parse_args()
-    text = card(args.folder, [json.loads(path.read_text()) for path in args.scores])
+    scores = [json.loads(path.read_text()) for path in args.scores]
+    # A file of several precisions is a list.
+    text = card(args.folder, [one for found in scores for one in (found if isinstance(found, list) else [found])])
     (args.folder / "checkpoint" / "README.md").write_text(text)
     return 0
 

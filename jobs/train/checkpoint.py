@@ -15,7 +15,7 @@ from jobs.train.tokens import build_tokenizer, token_id
 from model.prompts import Prompt
 from model.qwen3_vl.answer import answer_instructions
 
-PATCH, TEMPORAL, MERGE = 16, 2, 2
+PATCH, TEMPORAL, MERGE = 8, 2, 4
 CONTEXT = 2048
 
 #: The turns of a conversation as Qwen's chat models mark them; videos and images by their placeholders.
@@ -40,7 +40,7 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
     "bundled": {
         "text": {"hidden_size": 128, "num_hidden_layers": 5, "num_attention_heads": 4, "num_key_value_heads": 2,
                  "head_dim": 32, "moe_intermediate_size": 96, "intermediate_size": 192, "sections": [6, 5, 5]},
-        "vision": {"depth": 3, "hidden_size": 128, "intermediate_size": 256, "num_heads": 4,
+        "vision": {"depth": 4, "hidden_size": 64, "intermediate_size": 192, "num_heads": 4,
                    "deepstack_visual_indexes": [1]},
     },
     "tiny": {
@@ -93,7 +93,7 @@ def build_model(tokenizer: Tokenizer, size: str = "bundled", experts: int = 8, t
             "temporal_patch_size": TEMPORAL,
             "spatial_merge_size": MERGE,
             "out_hidden_size": text["hidden_size"],
-            "num_position_embeddings": 64,
+            "num_position_embeddings": 256,
         },
         image_token_id=token["image_pad"],
         video_token_id=token["video_pad"],

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from jobs.demo.shapes import SHAPES
+from jobs.demo.shapes import ANGLES, SHAPES, outline
 from jobs.demo.truth import events
 from jobs.demo.world import COLOURS, World, pose
 from jobs.train.samples import Sample
@@ -29,11 +29,13 @@ _COLOURS = tuple(COLOURS)
 #: stands still; the word shown, then the tens and the ones after it (10: none).
 CLASSES = (*[len(SHAPES) + 1] * len(_COLOURS), *[len(_DOING)] * len(_COLOURS), len(_SCREEN), 2, len(_WORDS), 11, 11)
 
-_BINS, _SIZES, _CELL = 8, (0.07, 0.1, 0.13), 32
+_CELL, _BINS = 32, 8
+_DIRECTIONS, _REACHES, _REACH_PX = 12, 12, 1.75  # every 30 degrees; how far in each, in steps
+_THING = 4 + _DIRECTIONS
 #: Classes of each question about a vision token's part of the picture: for the first and for the second frame the shape
 #: whose middle lies in it (0: none), its colour, where in it that middle is from left to right and from top to bottom,
-#: and its size; then the words that are shown there, with the tens and the ones of a number.
-CELL_CLASSES = (*(len(SHAPES) + 1, len(_COLOURS), _BINS, _BINS, len(_SIZES) + 1) * 2, len(_WORDS), 11, 11)
+#: and how far it reaches in each direction; then the words shown there, with the tens and the ones of a number.
+CELL_CLASSES = (*(len(SHAPES) + 1, len(_COLOURS), _BINS, _BINS, *[_REACHES] * _DIRECTIONS) * 2, len(_WORDS), 11, 11)
 _UNASKED = -100  # of what is not there
 
 
@@ -85,11 +87,11 @@ def cells(sample: Sample) -> npt.NDArray[np.int64]:
     times += times[-1:] * (len(times) % 2)
     rows, columns = sample.size[0] // _CELL, sample.size[1] // _CELL
     found = np.full((len(times) // 2, rows, columns, len(CELL_CLASSES)), _UNASKED, np.int64)
-    found[..., [0, 5, 10]] = 0
+    found[..., [0, _THING, 2 * _THING]] = 0
     for frame, time_us in enumerate(times):
-        _things(found[frame // 2, ..., 5 * (frame % 2) :], sample.world, time_us)
+        _things(found[frame // 2, ..., _THING * (frame % 2) :], sample.world, time_us)
     for pair, time_us in zip(found, times[1::2], strict=True):
-        _words(pair[..., 10:], sample.world, time_us)
+        _words(pair[..., 2 * _THING :], sample.world, time_us)
     return found.reshape(-1, len(CELL_CLASSES))
 
 
@@ -103,12 +105,14 @@ def _things(found: npt.NDArray[np.int64], world: World, time_us: int) -> None:
                 continue
             x = min(max(at.x * wide, 0), columns * _CELL - 1)
             y = min(max(at.y * high, 0), rows * _CELL - 1)
-            found[int(y) // _CELL, int(x) // _CELL, :5] = (
+            radius = outline(str(at.shape[0])) * (1 - at.shape[2]) + outline(str(at.shape[1])) * at.shape[2]
+            reach_px = radius[:: ANGLES // _DIRECTIONS] * at.size * high
+            found[int(y) // _CELL, int(x) // _CELL, :_THING] = (
                 1 + SHAPES.index(str(at.shape[at.shape[2] >= 0.5])),
                 _COLOURS.index(str(at.colour[at.colour[2] >= 0.5])),
                 int(x % _CELL * _BINS / _CELL),
                 int(y % _CELL * _BINS / _CELL),
-                sum(at.size > size for size in _SIZES),
+                *np.minimum(reach_px / _REACH_PX, _REACHES - 1).astype(int),
             )
 
 
@@ -135,13 +139,12 @@ class HintHeads(nn.Module):
         self.classes = list(classes)
         self.heads = nn.ModuleList(nn.Linear(width, sum(classes)) for width in widths)
 
-    def loss(self, features: Sequence[torch.Tensor | None], wanted: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy, mean over sets and questions. `features`: [things asked about, width] each, None of a set that
-        is not there; `wanted` [things asked about, questions]."""
+    def loss(self, features: Sequence[torch.Tensor], wanted: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy, mean over sets and questions. `features`: [things asked about, width] each; `wanted` [things
+        asked about, questions]."""
         total = torch.zeros((), device=wanted.device)
-        asked = [(head, given) for head, given in zip(self.heads, features, strict=True) if given is not None]
-        for head, given in asked:
+        for head, given in zip(self.heads, features, strict=True):
             for question, logits in enumerate(head(given).float().split(self.classes, dim=1)):
                 loss = F.cross_entropy(logits, wanted[:, question], ignore_index=_UNASKED, reduction="sum")
                 total = total + loss / (wanted[:, question] != _UNASKED).sum().clamp(min=1)
-        return total / (len(asked) * len(self.classes))
+        return total / (len(features) * len(self.classes))

@@ -1,4 +1,4 @@
-"""The optimizer: Muon for the matrices inside the network, AdamW for all the rest."""
+"""The optimizer: Muon for the matrices inside the network and for the patch embedding, AdamW for all the rest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_EMBEDDINGS = ("embed_tokens", "lm_head", "pos_embed", "patch_embed", "gate.weight", "heads.")
+_EMBEDDINGS = ("embed_tokens", "lm_head", "pos_embed", "gate.weight", "heads.")
 _WIDEST = 512  # larger square matrices cost more to orthogonalise than they gain at this size of model
 
 
@@ -18,7 +18,8 @@ class Muon(torch.optim.Optimizer):
     size of AdamW as J. Liu et al. 2025 (arXiv 2502.16982, eq. 4) do.
 
     torch.optim.Muon takes no stacks of matrices; the experts of a layer are one [E, rows, columns], and equal shapes go
-    through the iteration together.
+    through the iteration together. A convolution's kernel counts as one row per output: what a patch looks like in
+    detail is learned as fast as how bright it is.
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, decay: float = 0.01) -> None:
@@ -30,7 +31,7 @@ class Muon(torch.optim.Optimizer):
             shapes: dict[tuple[int, int], list[nn.Parameter]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    shapes[parameter.shape[-2], parameter.shape[-1]].append(parameter)
+                    shapes[_sides(parameter)].append(parameter)
             for (rows, columns), parameters in shapes.items():
                 sought = torch.cat([self._momentum(p, group["momentum"]).view(-1, rows, columns) for p in parameters])
                 parts = orthogonal(sought).split([p.numel() // (rows * columns) for p in parameters])
@@ -46,6 +47,13 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(parameter)
         state["momentum"].lerp_(parameter.grad, 1 - momentum)
         return parameter.grad.lerp(state["momentum"], momentum)
+
+
+def _sides(parameter: Tensor) -> tuple[int, int]:
+    """Rows and columns of what is one matrix, or each of a stack of them."""
+    if parameter.dim() > 3:
+        return parameter.shape[0], parameter[0].numel()
+    return parameter.shape[-2], parameter.shape[-1]
 
 
 def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
@@ -65,6 +73,6 @@ def optimizers(parts: Iterable[nn.Module], lr: float) -> list[torch.optim.Optimi
     matrices: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in (named for part in parts for named in part.named_parameters()):
-        inside = parameter.dim() in (2, 3) and not any(mark in name for mark in _EMBEDDINGS)
-        (matrices if inside and min(parameter.shape[-2:]) < _WIDEST else rest).append(parameter)
+        inside = parameter.dim() > 1 and not any(mark in name for mark in _EMBEDDINGS)
+        (matrices if inside and min(_sides(parameter)) < _WIDEST else rest).append(parameter)
     return [Muon(matrices, lr), torch.optim.AdamW(rest, lr, betas=(0.9, 0.98), weight_decay=0.01, foreach=True)]

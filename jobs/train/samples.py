@@ -10,7 +10,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import hypot, sqrt
 
 import cv2
 import numpy as np
@@ -18,9 +18,10 @@ import numpy.typing as npt
 
 from jobs.demo.archive import FILMS
 from jobs.demo.draw import Painter
-from jobs.demo.story import WORDS, Style, story
+from jobs.demo.shapes import SHAPES
+from jobs.demo.story import BACKGROUNDS, WORDS, Style, colours_on, random_glows, story
 from jobs.demo.truth import TruthEvent, events
-from jobs.demo.world import World
+from jobs.demo.world import Act, Caption, Scene, Shot, Thing, World
 from model.prompts import Prompt
 from pipeline.plan import SECOND_US, Sampling, Windowing
 
@@ -82,6 +83,52 @@ def samples(
         while len(found) < batch:
             found += _windows(rng, prompt, aspect, length_us, min(4, batch - len(found)), difficulty, style)
         yield found
+
+
+def glances(seed: Sequence[int], prompt: Prompt, count: int, difficulty: Difficulty | None = None) -> list[Sample]:
+    """Pairs of frames half a second apart, each from a scene of its own in which things stand anywhere and are just
+    changing: far more shapes and words in as many frames than windows of whole stories hold. Nothing is told of them.
+    """
+    difficulty = difficulty or Difficulty()
+    rng = np.random.default_rng(list(seed))
+    weights = np.array(difficulty.aspects) / sum(difficulty.aspects)
+    aspect = _ASPECTS[rng.choice(len(_ASPECTS), p=weights)]
+    found = []
+    for _ in range(count):
+        world = _still_life(rng, aspect[0] / min(aspect), aspect[1] / min(aspect))
+        painter, size, shrink, quality = _look_of(rng, prompt, world, aspect, difficulty)
+        at = (SECOND_US, SECOND_US + SECOND_US // 2)
+        pixels = np.stack([_seen(painter.frame(t), size, shrink, quality) for t in at])
+        found.append(Sample(pixels, (0, SECOND_US // 2), (), world, at[0]))
+    return found
+
+
+def _still_life(rng: np.random.Generator, width: float, height: float) -> World:
+    """One shot of 3 s, with things that change throughout."""
+    end_us = 3 * SECOND_US
+    background = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
+    colours = [str(c) for c in rng.permutation(colours_on(background))]
+    things: list[Thing] = []
+    for _ in range(rng.integers(1, 4)):
+        x, y, size = rng.uniform(0, width), rng.uniform(0, height), rng.uniform(0.08, 0.22)
+        if any(hypot(x - t.x, y - t.y) < 1.5 * (size + t.size) for t in things):
+            continue
+        if len(colours) < 2:
+            break
+        shape, other = (str(s) for s in rng.choice(SHAPES, 2, replace=False))
+        acts = (
+            (),
+            (Act("move", 0, end_us, "", to=(x + rng.uniform(-0.5, 0.5), y + rng.uniform(-0.5, 0.5))),),
+            (Act("change", 0, end_us, "", colour=colours.pop()),),
+            (Act("change", 0, end_us, "", shape=other),),
+        )[rng.choice(4, p=(0.5, 0.3, 0.1, 0.1))]
+        things.append(Thing(shape, colours.pop(), float(x), float(y), float(size), acts))
+    captions: tuple[Caption, ...] = ()
+    if (chance := rng.random()) < 0.7:
+        title = _title(rng, Difficulty(titles=1.0)) if chance < 0.1 else None
+        captions = (Caption(title or _words(rng), 0, end_us, "title" if title else "lower"),)
+    scene = Scene(*background, random_glows(rng, width, height), tuple(things), captions)
+    return World(width, height, end_us, (Shot(scene, 0, end_us),), ())
 
 
 def answer(told: Sequence[TruthEvent]) -> str:
@@ -152,14 +199,9 @@ def _windows(
     duration_us = int(rng.integers(20, 41)) * SECOND_US
     world = story(rng, duration_us, aspect[0] / short, aspect[1] / short, style, _title(rng, difficulty))
     meant = events(world)
-    assert prompt.fps is not None and prompt.max_pixels is not None
-    sampling = Sampling(prompt.fps, short_side=None, max_pixels=prompt.max_pixels, multiple=32)
-    width, height = sampling.size(aspect[0] * 80, aspect[1] * 80)
-    drawn = sqrt(width * height / (aspect[0] * aspect[1])) * float(rng.uniform(1.0, 1.8))
-    painter = Painter(world, round(aspect[0] * drawn), round(aspect[1] * drawn))
-    shrink = int(rng.choice([cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC]))
+    assert prompt.fps is not None
+    painter, size, shrink, quality = _look_of(rng, prompt, world, aspect, difficulty)
     presented = _presented(rng, duration_us)
-    quality = int(rng.integers(55, 96)) if rng.random() < difficulty.spoiled else 0
     found = []
     for _ in range(count):
         start_us = int(rng.integers(0, duration_us - length_us + 1))
@@ -169,11 +211,31 @@ def _windows(
             start_us = duration_us - length_us
         wanted = [start_us + k * SECOND_US * prompt.fps.denominator // prompt.fps.numerator for k in range(64)]
         at = [presented(t) for t in wanted if t < start_us + length_us]
-        pixels = np.stack([_seen(painter.frame(t), (width, height), shrink, quality) for t in at])
+        pixels = np.stack([_seen(painter.frame(t), size, shrink, quality) for t in at])
         frame_us = tuple(max(0, t - start_us) for t in at)
         told = told_of(meant, start_us, length_us, frame_us, prompt.answer.max_events)
         found.append(Sample(pixels, frame_us, told, world, start_us))
     return found
+
+
+def _words(rng: np.random.Generator) -> str:
+    word = str(rng.choice(WORDS))
+    return word if rng.random() < 0.5 else f"{word} {rng.integers(1, 100)}"
+
+
+def _look_of(
+    rng: np.random.Generator, prompt: Prompt, world: World, aspect: tuple[int, int], difficulty: Difficulty
+) -> tuple[Painter, tuple[int, int], int, int]:
+    """Who draws a world, the (width, height) in px that the model sees it in, and by which scaling and which quality of
+    a lossy codec (0: none) it comes there."""
+    assert prompt.fps is not None and prompt.max_pixels is not None
+    sampling = Sampling(prompt.fps, short_side=None, max_pixels=prompt.max_pixels, multiple=32)
+    width, height = sampling.size(aspect[0] * 80, aspect[1] * 80)
+    drawn = sqrt(width * height / (aspect[0] * aspect[1])) * float(rng.uniform(1.0, 1.8))
+    painter = Painter(world, round(aspect[0] * drawn), round(aspect[1] * drawn))
+    shrink = int(rng.choice([cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC]))
+    quality = int(rng.integers(55, 96)) if rng.random() < difficulty.spoiled else 0
+    return painter, (width, height), shrink, quality
 
 
 def _title(rng: np.random.Generator, difficulty: Difficulty) -> str | None:

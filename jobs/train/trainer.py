@@ -19,21 +19,22 @@ from torch.utils.data import DataLoader, Dataset
 
 from jobs.train.checkpoint import build_model, prompt_tokenizer, save_checkpoint, system_text
 from jobs.train.hints import CELL_CLASSES, CLASSES, HintHeads
-from jobs.train.network import CONFIDENCE, TIME, AnswerLoss, Batch, Collator, Network, Outputs, pooled
+from jobs.train.network import CONFIDENCE, TIME, AnswerLoss, Batch, Collator, Network, Outputs
 from jobs.train.optimizer import optimizers
-from jobs.train.samples import Difficulty, samples
+from jobs.train.samples import Difficulty, glances, samples
 from jobs.train.state import load_state, save_state
 from model.prompts import Prompt, load_prompt, read_prompt
 
 PROMPT = Path(__file__).parents[2] / "model" / "bundled" / "world.toml"
+GLANCES = 6  # pairs of frames for each window of a batch, while the vision tower learns alone
 EASY = Difficulty(aspects=(1.0, 0.0, 0.0, 0.0), full=1.0, spoiled=0.0, titles=0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """What decides the weights, besides the number of steps. `look_steps`: in which the vision tower learns alone, from
-    hints. `easy_steps`: with one frame size and whole windows. `slack_s`: how near a time counts as right. `hint`,
-    `cell` and `balance`: weights of these losses beside the answer's.
+    hints on pairs of frames. `easy_steps`: after these, with one frame size and whole windows. `slack_s`: how near a
+    time counts as right. `hint`, `cell` and `balance`: weights of these losses beside the answer's.
     """
 
     seed: int = 1
@@ -42,7 +43,7 @@ class Recipe:
     lr: float = 2e-3
     warmup: int = 100
     look_steps: int = 1500
-    easy_steps: int = 3000
+    easy_steps: int = 1500
     slack_s: float = 0.12
     hint: float = 4.0
     cell: float = 2.0
@@ -67,9 +68,11 @@ class Batches(Dataset[Batch]):
             with torch.device("meta"):
                 model = build_model(tokenizer, self.recipe.size)
             self._collate = Collator(model, tokenizer, self.prompt)
-        difficulty = EASY if step < self.recipe.easy_steps else Difficulty()
-        made = samples([self.recipe.seed, step], self.prompt, self.recipe.batch, difficulty)
-        return self._collate(next(made))
+        recipe, seed = self.recipe, [self.recipe.seed, step]
+        if step < recipe.look_steps:
+            return self._collate(glances(seed, self.prompt, GLANCES * recipe.batch))
+        difficulty = EASY if step < recipe.look_steps + recipe.easy_steps else Difficulty()
+        return self._collate(next(samples(seed, self.prompt, recipe.batch, difficulty)))
 
 
 class Trainer:
@@ -115,10 +118,8 @@ class Trainer:
         return {**figures, "norm": float(norm)}
 
     def _looking(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        tokens = self.network.look(batch)
-        cell = self.cells.loss(tokens, batch.cells)
-        hint = self.hints.loss([None, pooled(tokens[0], batch)], batch.hints)
-        return self.recipe.hint * hint + self.recipe.cell * cell, {"hint": hint.item(), "cell": cell.item()}
+        cell = self.cells.loss(self.network.look(batch), batch.cells)
+        return cell, {"cell": cell.item()}
 
     def _answering(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         out = self.network(batch)
