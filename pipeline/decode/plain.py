@@ -31,7 +31,7 @@ def plain_answers(
     while (t := times.peek()) is not None:
         before: tuple[av.VideoFrame, Pick] | None = None
         jumped = False
-        for frame, pick in _shown(source, limits, line.last_pts(t)):
+        for frame, pick in shown_frames(source, limits, line.last_pts(t)):
             if left_at is not None:
                 may_jump = may_jump and pick.time_us > left_at
                 left_at = None
@@ -77,7 +77,7 @@ def _converted(shown: tuple[av.VideoFrame, Pick] | None, convert: Converter) -> 
     return pick
 
 
-def _shown(source: PacketSource, limits: DecodeLimits, at_pts: int) -> Iterator[tuple[av.VideoFrame, Pick]]:
+def shown_frames(source: PacketSource, limits: DecodeLimits, at_pts: int) -> Iterator[tuple[av.VideoFrame, Pick]]:
     """Frames in the order of presentation, from one at or before `at_pts`; those after damage count as lost."""
     line = source.timeline
     rate = source.stream.guessed_rate or source.stream.average_rate or Fraction(25)
