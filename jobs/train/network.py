@@ -147,9 +147,11 @@ class Network:
             elif type(module).__name__ == "Qwen3VLMoeTextExperts":
                 module.forward = experts_forward.__get__(module)
 
-    def __call__(self, batch: Batch) -> Outputs:
+    def __call__(self, batch: Batch, learn_to_look: bool = True) -> Outputs:
+        """Without `learn_to_look` the vision tower's weights get no gradient, which takes much less time."""
         self._routed.clear()
-        features, *deep = self.look(batch)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learn_to_look):
+            features, *deep = self.look(batch)
         language = self.model.model.language_model
         embeds = language.embed_tokens(batch.ids)
         embeds = embeds.masked_scatter(batch.seen[..., None], features.to(embeds.dtype))

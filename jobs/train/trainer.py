@@ -33,8 +33,9 @@ EASY = Difficulty(aspects=(1.0, 0.0, 0.0, 0.0), full=1.0, spoiled=0.0, titles=0.
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """What decides the weights, besides the number of steps. `look_steps`: in which the vision tower learns alone, from
-    hints on pairs of frames. `easy_steps`: after these, with one frame size and whole windows. `slack_s`: how near a
-    time counts as right. `hint`, `cell` and `balance`: weights of these losses beside the answer's.
+    hints on pairs of frames. After these, `look_every` how many steps it learns too, and for `easy_steps` there is one
+    frame size and only whole windows. `slack_s`: how near a time counts as right. `hint`, `cell` and `balance`: weights
+    of these losses beside the answer's.
     """
 
     seed: int = 1
@@ -43,6 +44,7 @@ class Recipe:
     lr: float = 2e-3
     warmup: int = 100
     look_steps: int = 1500
+    look_every: int = 3
     easy_steps: int = 1500
     slack_s: float = 0.12
     hint: float = 4.0
@@ -122,15 +124,17 @@ class Trainer:
         return cell, {"cell": cell.item()}
 
     def _answering(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        out = self.network(batch)
+        recipe, looking = self.recipe, self.step % self.recipe.look_every == 0
+        out = self.network(batch, looking)
         logits = self.model.lm_head(out.answers)
         answer = self.loss(logits, batch.wanted, batch.role)
         hint = self.hints.loss(out.pairs, batch.hints)
-        cell = self.cells.loss(out.tokens, batch.cells)
-        recipe = self.recipe
-        loss = answer + recipe.hint * hint + recipe.cell * cell + recipe.balance * out.balance
-        losses = {"loss": answer.item(), "hint": hint.item(), "cell": cell.item()}
-        return loss, {**losses, **self._figures(batch, logits, out)}
+        loss = answer + recipe.hint * hint + recipe.balance * out.balance
+        figures = {"loss": answer.item(), "hint": hint.item(), **self._figures(batch, logits, out)}
+        if looking:
+            cell = self.cells.loss(out.tokens, batch.cells)
+            loss, figures["cell"] = loss + recipe.cell * cell, cell.item()
+        return loss, figures
 
     def _follow(self, keep: float) -> None:
         with torch.no_grad():
@@ -179,9 +183,11 @@ def train(
     for batch in batches:
         left = (steps - trainer.step) / decay if decay else 1.0
         with giving_way(give_way):
-            curve.append(trainer.learn(batch, min(1.0, (trainer.step + 1) / recipe.warmup, left)))
+            begun = trainer.step - (recipe.look_steps if trainer.step >= recipe.look_steps else 0)
+            curve.append(trainer.learn(batch, min(1.0, (begun + 1) / recipe.warmup, left)))
         if trainer.step % report == 0 or trainer.step == steps:
-            line = {k: round(fmean(c[k] for c in curve if k in c), 4) for k in curve[-1]}
+            names = dict.fromkeys(name for figures in curve for name in figures)
+            line = {name: round(fmean(c[name] for c in curve if name in c), 4) for name in names}
             speed = round(len(curve) * recipe.batch / (time.perf_counter() - began), 2)
             _tell(trainer.folder, {"step": trainer.step, **line, "samples_per_s": speed})
             curve, began = [], time.perf_counter()
