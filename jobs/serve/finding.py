@@ -1,0 +1,112 @@
+"""Search and questions over the served log: `pipeline.search`, kept up with the log while it grows."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+from jobs.serve.archive import Archive, as_event
+from jobs.serve.reply import Problem
+from pipeline.errors import LogError, UsageError
+
+if TYPE_CHECKING:
+    from pipeline.search import Hit, Search
+
+#: How long the index may lag behind the log.
+UPDATE_S = 5.0
+
+Mode = Literal["auto", "words", "meaning", "both"]
+
+
+class Finding:
+    """`model`: who answers questions, as openai:URL#NAME; None: nobody, questions get their evidence. Thread-safe."""
+
+    def __init__(self, archive: Archive, model: str | None) -> None:
+        self._archive, self.model = archive, model
+        self._opening, self._updating = threading.Lock(), threading.Lock()
+        self._search: Search | None = None
+        self._looked_at = 0.0
+        self._version = -1
+
+    def _index(self) -> Search:
+        """The index, at most a moment behind the log. Raises Problem where the libraries for it are missing."""
+        with self._opening:
+            if self._search is None:
+                try:
+                    from pipeline.search import Search
+                except ImportError as error:
+                    raise Problem(501, "not_installed", f"there is no search here: {error}") from error
+                self._search = Search(self._archive.uri)
+        self._keep_up(self._search)
+        return self._search
+
+    def _keep_up(self, search: Search) -> None:
+        version = self._archive.version
+        if version == self._version or (self._version >= 0 and time.monotonic() - self._looked_at < UPDATE_S):
+            return
+        # The first search waits for the index; later ones go on with what there is while one of them brings it up.
+        if self._updating.acquire(blocking=self._version < 0):
+            try:
+                if version != self._version:
+                    search.update()
+                    self._version, self._looked_at = version, time.monotonic()
+            finally:
+                self._updating.release()
+
+    def find(self, text: str, *, mode: Mode, video: str | None, run: str | None, **only: Any) -> dict[str, Any]:
+        """A page of hits, and how they were found. Raises Problem 404 for an unknown video or run."""
+        search = self._index()
+        video_id = None if video is None else self._archive.find(video, run).entry.video_id
+        run_id = None if run is None else self._archive.run(run)["run_id"]
+        hits = search.find(text, mode=mode, video=video_id, run=run_id, **only)
+        by = mode if mode != "auto" else "words" if search.embedder is None else "both"
+        return {"hits": [_said(hit) for hit in hits], "mode": by}
+
+    def ask(self, question: str, *, limit: int) -> dict[str, Any]:
+        """The events that answer a question, put into words where there is a model. Raises ModelError."""
+        from pipeline.search.answer import answer
+        from pipeline.search.ask import ask
+
+        found = ask(self._index(), self._archive.query, question, limit=limit)
+        said = None
+        if self.model is not None and found.evidence:
+            from model.chat import ChatEndpoint
+
+            said = answer(found, ChatEndpoint(self.model))
+        evidence = [
+            {"number": e.number, "role": e.role, "of": e.of, "event": _event(e.name, e.event)} for e in found.evidence
+        ]
+        return {
+            "question": question,
+            "answer": said.text if said is not None and said.text else None,
+            "supported": bool(found.evidence) if said is None else bool(said.text),
+            "exact": found.exact,
+            "total": found.total,
+            "note": self._note(found.exact, bool(found.evidence), said is not None and not said.text),
+            "evidence": evidence,
+        }
+
+    def _note(self, exact: bool, any_evidence: bool, refused: bool) -> str:
+        if not any_evidence:
+            return "No event of the log supports an answer."
+        if refused:
+            return f"{self.model} gave no answer that the events support."
+        return "" if exact else "No event has all of these words; these are the nearest."
+
+    def mode(self) -> str:
+        """What search goes by: words, both (words and meaning), or none."""
+        try:
+            return "words" if self._index().embedder is None else "both"
+        except (Problem, LogError, UsageError):
+            return "none"
+
+
+def _said(hit: Hit) -> dict[str, Any]:
+    return {"event": _event(hit.name, hit.event), "score": float(hit.score), "found_by": list(hit.found_by)}
+
+
+def _event(name: str, event: dict[str, Any]) -> dict[str, Any]:
+    """An event of the index, which holds what is searched and shown of it and not where it comes from."""
+    known = dict.fromkeys(("confidence", "model", "window_first", "window_last", "evidence_us", "attributes"))
+    return as_event({**known, **event}, name)

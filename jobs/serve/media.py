@@ -1,0 +1,193 @@
+"""Pictures: stills, the video itself by ranges, clips, contact sheets; and the events as subtitles and tables."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import quote
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from jobs.serve.reply import Problem
+from jobs.serve.sending import TYPES, Bytes, Ranged
+from jobs.serve.site import KindList, RunId, Site, SiteOf, Time, VideoPath, answers, us
+from pipeline.clock import format_time
+from pipeline.log.index import Entry
+from pipeline.storage import local_path
+
+router = APIRouter(prefix="/api/videos/{video}", tags=["pictures"])
+
+_JPEG = {200: {"content": {"image/jpeg": {}}, "description": "a JPEG; X-Time-Us is the frame's own time"}}
+_VIDEO = {
+    200: {"content": {"video/*": {}}, "description": "the whole file"},
+    206: {"content": {"video/*": {}}, "description": "the range that was asked for"},
+}
+
+
+def _said(found: dict[int, dict[str, object]], *statuses: int) -> dict[str, object]:
+    said = answers(None, *statuses)
+    said["responses"] |= found
+    return {**said, "response_class": Response}
+
+
+@router.get("/still", **_said(_JPEG, 404, 409, 410))
+async def still(
+    request: Request,
+    site: SiteOf,
+    video: VideoPath,
+    t: Time,
+    height: Annotated[int, Query(ge=16, le=2160, description="of the picture, in px; never enlarged")] = 360,
+) -> Response:
+    """The frame that a player shows at `t`."""
+    time_us, height = us(t), height // 2 * 2
+    entry, uri = await site.ask(lambda: _shown(site, video))
+    found = site.stills.known(entry.video_id, time_us, height)
+    if found is None:
+        _check_inside(entry, uri, time_us)
+        found = await site.work(lambda: site.stills.take(entry.video_id, uri, time_us, height))
+    headers = {"Cache-Control": "private, max-age=86400", "X-Time-Us": str(found.time_us)}
+    return Response(found.jpeg, 200, headers, "image/jpeg")
+
+
+def _shown(site: Site, video: str) -> tuple[Entry, str]:
+    """A video, in any run, and the file or object that may be shown."""
+    entry = site.archive.query.runs_of(site.archive.video_id(video))[-1]
+    return entry, site.rooted.first(entry)
+
+
+def _check_inside(entry: Entry, uri: str, time_us: int) -> None:
+    if entry.duration_us is not None and time_us >= entry.duration_us:
+        length = format_time(entry.duration_us)
+        raise Problem(422, "beyond_end", f"{uri} is {length} long: there is nothing at {format_time(time_us)}")
+
+
+@router.api_route("/media", methods=["GET", "HEAD"], **_said(_VIDEO, 404, 409, 410, 416))
+async def media(
+    request: Request,
+    site: SiteOf,
+    video: VideoPath,
+    container: Annotated[
+        Literal["mp4"] | None, Query(description="the same streams copied into MP4, for browsers")
+    ] = None,
+) -> Response:
+    """The video's bytes, by range."""
+    entry, uri = await site.ask(lambda: _shown(site, video))
+    if not site.streams.acquire(blocking=False):
+        raise Problem(503, "busy", "too many videos are being sent: ask again in a few seconds", retry_s=5)
+    try:
+        if container is None:
+            what = await site.ask(lambda: _original(site, entry, uri))
+            kind = TYPES.get(uri.rsplit(".", 1)[-1].lower(), "application/octet-stream")
+        else:
+            what = Bytes.of_handle(await site.work(lambda: _remuxed(site, entry, uri)))
+            kind = "video/mp4"
+        tag = f'"{entry.video_id}{container or ""}-{what.size}"'
+        try:
+            return Ranged(request, what, kind, tag, site.streams.release)
+        except BaseException:
+            what.close()
+            raise
+    except BaseException:
+        site.streams.release()
+        raise
+
+
+def _original(site: Site, entry: Entry, uri: str) -> Bytes:
+    what = Bytes.of_handle(site.rooted.open(uri)) if local_path(uri) is not None else Bytes.of_object(uri)
+    size = site.sizes(entry.video_id)
+    if size is not None and size != what.size:
+        what.close()
+        raise Problem(
+            409, "video_changed", f"{uri} is not the file that was watched ({what.size} bytes, not {size}): run again"
+        )
+    return what
+
+
+def _remuxed(site: Site, entry: Entry, uri: str) -> int:
+    size = site.sizes(entry.video_id)
+    if size is not None and size > site.limits.remux_bytes:
+        raise Problem(422, "too_large", f"{uri} is too large to be put into another container: take the original")
+    if local_path(uri) is not None:
+        os.close(site.rooted.open(uri))
+    return site.remuxed.open(entry.video_id, uri)
+
+
+@router.get("/clip", **_said(_VIDEO, 404, 409, 410, 416))
+async def clip(request: Request, site: SiteOf, video: VideoPath, start: Time, end: Time) -> Response:
+    """Exactly the span from `start` to `end`, as MP4."""
+    start_us, end_us = us(start), us(end)
+    if end_us <= start_us:
+        raise Problem(422, "empty", f"the span from {format_time(start_us)} to {format_time(end_us)} is empty")
+    if end_us - start_us > site.limits.clip_s * 1e6:
+        raise Problem(422, "too_long", f"a clip of more than {site.limits.clip_s:g} s: take the video itself")
+    entry, uri = await site.ask(lambda: _shown(site, video))
+    _check_inside(entry, uri, start_us)
+
+    def cut() -> int:
+        from pipeline.clips import clip
+
+        def write(path: Path) -> None:
+            clip(uri, start_us, end_us, path, overwrite=True)
+
+        return _written(site, ".mp4", write)
+
+    what = Bytes.of_handle(await site.work(cut))
+    tag = f'"{entry.video_id}-{start_us}-{end_us}-{what.size}"'
+    try:
+        reply = Ranged(request, what, "video/mp4", tag, lambda: None)
+    except BaseException:
+        what.close()
+        raise
+    name = f"{_stem(uri)} {start_us / 1e6:.3f}-{end_us / 1e6:.3f}.mp4"
+    reply.headers["Content-Disposition"] = _download(name)
+    return reply
+
+
+def _written(site: Site, suffix: str, write: Callable[[Path], None]) -> int:
+    """A descriptor of a file that is written and at once has no name: gone when it is closed."""
+    handle, name = tempfile.mkstemp(suffix, dir=site.folder)
+    os.close(handle)
+    try:
+        write(Path(name))
+        return os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+@router.get("/sheet", **_said(_JPEG, 404, 409, 410))
+async def sheet(
+    request: Request,
+    site: SiteOf,
+    video: VideoPath,
+    columns: Annotated[int, Query(ge=1, le=10)] = 5,
+    rows: Annotated[int, Query(ge=1, le=20)] = 6,
+) -> Response:
+    """The whole video in one picture."""
+    raise Problem(501, "not_installed", "contact sheets cannot be made here")
+
+
+@router.get("/export", **_said({200: {"content": {"text/vtt": {}, "text/csv": {}}, "description": "a file"}}, 404))
+async def export(
+    request: Request,
+    site: SiteOf,
+    video: VideoPath,
+    format: Annotated[Literal["vtt", "srt", "csv", "json"], Query()] = "vtt",
+    kind: KindList = None,
+    run: RunId = None,
+) -> Response:
+    """The events as subtitles (WebVTT, SRT) or as a table (CSV, JSON)."""
+    raise Problem(501, "not_installed", "events cannot be exported here")
+
+
+def _stem(uri: str) -> str:
+    return uri.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+
+
+def _download(name: str) -> str:
+    """Content-Disposition for a file name of any letters (RFC 6266)."""
+    plain = "".join(c if c.isascii() and c.isprintable() and c not in '"\\%;' else "_" for c in name)
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name.encode('utf-8', 'replace'), safe='')}"

@@ -1,0 +1,90 @@
+"""Which files may be shown: those that the log names, where they lie below an allowed root.
+
+Who writes a log chooses what it names, so a name alone opens nothing: `/etc/shadow` in a log stays where it is.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from urllib.parse import unquote
+
+from jobs.serve.reply import Problem
+from pipeline.log.index import Entry
+from pipeline.storage import local_path
+
+
+class Rooted:
+    def __init__(self, roots: Sequence[str] | None, default: Callable[[], Sequence[str]]) -> None:
+        """`roots`: folders and object-store prefixes; None: what `default` says, asked again while it says nothing."""
+        self._given, self._default = roots, default
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        return self._checked if self._given is not None else _whole(self._default())
+
+    @cached_property
+    def _checked(self) -> tuple[str, ...]:
+        return _whole(self._given or ())
+
+    def first(self, entry: Entry) -> str:
+        """The first of a video's names that may be shown and is there. Raises Problem 403 or 410."""
+        roots, gone = self.roots, None
+        for uri in entry.uris:
+            if _allowed(uri, roots):
+                path = local_path(uri)
+                if path is None or os.path.exists(path):
+                    return uri
+                gone = uri
+        if gone is not None:
+            raise Problem(410, "video_vanished", f"{gone}: the file is gone; its events stay")
+        name = entry.uris[0] if entry.uris else entry.video_id
+        raise Problem(
+            403,
+            "outside_roots",
+            f"{name} lies outside the folders that may be shown; start the server with --root FOLDER to show it",
+        )
+
+    def open(self, uri: str) -> int:
+        """A file descriptor of a local file, proved after opening to be a regular file below a root.
+
+        Whatever is exchanged meanwhile, a link or a folder, the check is of what was opened.
+        """
+        path = local_path(uri)
+        assert path is not None
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        except FileNotFoundError:
+            raise Problem(410, "video_vanished", f"{uri}: the file is gone; its events stay") from None
+        except OSError as error:
+            raise Problem(403, "video_denied", f"{uri}: {error.strerror}") from None
+        try:
+            real = os.readlink(f"/proc/self/fd/{handle}") if os.path.isdir("/proc/self/fd") else os.path.realpath(path)
+            if not stat.S_ISREG(os.fstat(handle).st_mode) or not _below(real, self.roots):
+                raise Problem(403, "outside_roots", f"{uri} is not a file below the folders that may be shown")
+        except BaseException:
+            os.close(handle)
+            raise
+        return handle
+
+
+def _whole(roots: Sequence[str]) -> tuple[str, ...]:
+    return tuple(
+        os.path.realpath(path) if (path := local_path(root)) is not None else root.rstrip("/") for root in roots if root
+    )
+
+
+def _allowed(uri: str, roots: Sequence[str]) -> bool:
+    path = local_path(uri)
+    if path is not None:
+        return _below(os.path.realpath(path), roots)
+    plain = unquote(uri)
+    if "/../" in plain + "/" or "\\" in plain or "::" in uri:
+        return False
+    return any("://" in root and (uri == root or uri.startswith(root + "/")) for root in roots)
+
+
+def _below(real: str, roots: Sequence[str]) -> bool:
+    return any(real == root or real.startswith(root.rstrip("/") + "/") for root in roots if "://" not in root)

@@ -1,0 +1,222 @@
+// The archive in one look: how much, where events lie, what failed, what a run does now; and its videos.
+
+import { ask, base, clock, colour, dot, el, empty, fill, folder, learnKinds, long, notice, number, picture, plural,
+  sharp, later, still, style } from "./lib.js";
+import { liveCards } from "./live.js";
+import { Rows } from "./rows.js";
+
+const ROW = 76;
+
+export function archive({ go }) {
+  const node = el("div", { class: "page archive" });
+  const stop = new AbortController();
+  const live = liveCards({ onlyLive: true, grown: () => refresh() });
+  const head = el("div", { class: "figures" }), over = el("div");
+  const list = videoList(go, stop.signal);
+  node.append(head, live.node, over, list.node);
+  let chart = null, version = -1;
+
+  const refresh = async () => {
+    try {
+      const facts = await ask("/api/overview", {}, stop.signal);
+      if (facts.version === version) return;
+      version = facts.version;
+      learnKinds(facts.kinds.map((k) => k.kind));
+      figures(head, facts);
+      chart?.destroy();
+      chart = overview(facts, (kind) => list.only(kind));
+      fill(over, facts.videos ? chart.node : empty("Nothing here yet", "The log holds no videos. Start a run, and they appear here:",
+        el("code", {}, `secondsight run ARCHIVE --log ${facts.log}`)));
+      list.restart(facts);
+    } catch (error) {
+      if (error.name !== "AbortError" && error.status !== 401) fill(over, notice(error, refresh));
+    }
+  };
+  refresh();
+  return {
+    node,
+    theme() { chart?.draw(); chart?.names(); list.theme(); },
+    destroy() { stop.abort(); live.destroy(); chart?.destroy(); list.destroy(); },
+  };
+}
+
+function figures(head, facts) {
+  const figure = (value, name, href = null) => el(href ? "a" : "div", { class: "figure", href }, el("b", {}, value), el("span", {}, name));
+  const failed = facts.failed + facts.quarantined;
+  fill(head,
+    figure(number(facts.done), facts.done === 1 ? "video" : "videos"), figure(long(facts.duration_us), "watched"),
+    figure(number(facts.events), "events"), figure(number(facts.kinds.length), facts.kinds.length === 1 ? "kind" : "kinds"),
+    figure(number(facts.runs), facts.runs === 1 ? "run" : "runs", "#/runs"),
+    failed ? figure(number(failed), "not watched", "#/failures") : null);
+  if (failed) head.lastChild.classList.add("warn");
+}
+
+// Where events begin, all videos end to end, stacked by kind; the kinds below switch on and off.
+function overview(facts, only) {
+  const canvas = el("canvas", { class: "density", role: "img", "aria-label": `Events over the archive: ${plural(facts.events, "event")}` });
+  const tip = el("div", { class: "tip", hidden: true });
+  let chosen = null;
+  const bins = facts.density[0]?.counts.length ?? 0;
+  const layers = () => facts.density.filter((d) => !chosen || d.kind === chosen);
+  const draw = () => sharp(canvas, (c, w, h) => {
+    const sums = new Array(bins).fill(0);
+    for (const { counts } of layers()) counts.forEach((n, i) => { sums[i] += n; });
+    const most = Math.max(1, ...sums), floor = h - 18;
+    const wide = w / bins, stack = new Array(bins).fill(0);
+    for (const { kind, counts } of layers()) {
+      c.fillStyle = colour(kind, 0.9);
+      counts.forEach((n, i) => {
+        if (!n) return;
+        const tall = (n / most) * (floor - 4);
+        c.fillRect(i * wide + 0.25, floor - stack[i] - tall, Math.max(1, wide - 0.75), tall + 0.3);
+        stack[i] += tall;
+      });
+    }
+    c.fillStyle = style("--line");
+    c.fillRect(0, floor, w, 1);
+    c.fillStyle = style("--muted");
+    c.font = `11px ${style("--sans")}`;
+    for (let k = 0; k <= 4; k++) {
+      const text = long((facts.duration_us * k) / 4), size = c.measureText(text).width;
+      if (k && facts.duration_us < 5e6) continue;
+      c.fillText(k ? text : "0", Math.min(w - size, Math.max(0, (w * k) / 4 - size / 2)), h - 3);
+    }
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    const bin = Math.min(bins - 1, Math.max(0, Math.floor((event.offsetX / canvas.clientWidth) * bins)));
+    const rows = layers().filter((d) => d.counts[bin]).sort((a, b) => b.counts[bin] - a.counts[bin]).slice(0, 8);
+    fill(tip, el("b", {}, `${long((facts.duration_us * bin) / bins)} into the archive`),
+      rows.length ? rows.map((d) => el("span", { class: "what" }, dot(d.kind), d.kind, el("em", {}, number(d.counts[bin])))) : el("small", {}, "nothing begins here"));
+    tip.hidden = false;
+    tip.style.left = `${Math.max(0, Math.min(canvas.clientWidth - tip.offsetWidth, event.offsetX - tip.offsetWidth / 2))}px`;
+  });
+  canvas.addEventListener("pointerleave", () => { tip.hidden = true; });
+  const chips = el("div", { class: "chips", role: "group", "aria-label": "Kinds of events" });
+  const names = () => fill(chips, facts.kinds.slice(0, 40).map((k) => el("button", { type: "button", class: "chip", "aria-pressed": String(chosen === k.kind),
+    title: `${plural(k.events, "event")} in ${plural(k.videos, "video")}, ${long(k.total_us)} in all`,
+    onclick() {
+      chosen = chosen === k.kind ? null : k.kind;
+      for (const chip of chips.children) chip.setAttribute("aria-pressed", String(chip.dataset.kind === chosen));
+      only(chosen);
+      draw();
+    }, "data-kind": k.kind }, dot(k.kind), k.kind, el("em", {}, number(k.events)))));
+  names();
+  const watch = new ResizeObserver(draw);
+  watch.observe(canvas);
+  const node = el("section", { class: "card overview", "aria-label": "Where events lie" },
+    el("header", {}, el("h2", {}, "Where events lie"), el("p", {}, "all videos, end to end")), el("div", { class: "plot" }, canvas, tip), chips);
+  return { node, draw, names, destroy: () => watch.disconnect() };
+}
+
+function videoList(go, signal) {
+  const name = el("input", { type: "search", placeholder: "Filter by name", "aria-label": "Filter videos by name", maxlength: 500, spellcheck: "false" });
+  const order = el("select", { "aria-label": "Order" }, [["name", "by name"], ["newest", "newest first"], ["duration", "longest first"], ["events", "most events first"]]
+    .map(([value, text]) => el("option", { value }, text)));
+  const count = el("p", { class: "count", "aria-live": "polite" }), trouble = el("div");
+  let videos = [], next = null, loading = false, kind = null, turn = 0, started = false;
+  const strips = new Strips(signal);
+  const rows = new Rows({ height: ROW, label: "Videos", make: (i) => videoRow(videos[i], strips), near: (last) => { if (last >= videos.length - 12) more(); } });
+
+  async function more() {
+    if (loading || next === null) return;
+    loading = true;
+    const mine = turn;
+    try {
+      const page = await ask("/api/videos", { q: name.value.trim(), order: order.value, kind, limit: 60, cursor: next || undefined }, signal);
+      if (mine !== turn) return;
+      videos = videos.concat(page.videos);
+      next = page.next;
+      count.textContent = kind ? `${plural(page.total, "video")} with ${kind}` : plural(page.total, "video");
+      loading = false;
+      rows.set(videos.length);
+      fill(trouble, videos.length ? null : el("p", { class: "none" }, "No video like that."));
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      next = null;
+      fill(trouble, notice(error, restart));
+    } finally {
+      if (mine === turn) loading = false;
+    }
+  }
+  function restart() {
+    if (!started) return;
+    turn++;
+    loading = false;
+    videos = [];
+    next = "";
+    rows.set(0, false);
+    more();
+  }
+  name.addEventListener("input", later(200, restart));
+  order.addEventListener("change", restart);
+  const node = el("section", { class: "videos", "aria-label": "Videos" },
+    el("header", {}, el("h2", {}, "Videos"), count, el("div", { class: "spacer" }), name, order), rows.node, trouble);
+  return {
+    node,
+    only(wanted) { kind = wanted; strips.kind = wanted; strips.known.clear(); restart(); },
+    restart(facts) { started = facts.videos > 0; node.hidden = !started; strips.known.clear(); restart(); },
+    theme() { rows.set(videos.length, false); },
+    destroy() { rows.destroy(); },
+  };
+}
+
+function videoRow(video, strips) {
+  const done = video.status === "done", href = `#/v/${video.video_id}`;
+  const middle = Math.floor((video.duration_us ?? 0) * 0.3);
+  const strip = el("canvas", { class: "strip", "aria-hidden": "true" });
+  if (done) strips.want(video.video_id, strip);
+  return el("a", { class: "video", href, role: "listitem" },
+    done ? picture(still(video.video_id, middle, 120)) : el("span", { class: "thumb none" }),
+    el("span", { class: "names" }, el("b", {}, base(video.name)), el("small", {}, done ? folder(video.name) : `${video.status}: ${video.reason}`)),
+    done ? strip : el("span", { class: "badge warn" }, video.status),
+    el("span", { class: "counts" }, el("b", {}, video.duration_us === null ? "" : clock(video.duration_us)), el("small", {}, done ? plural(video.events, "event") : "")));
+}
+
+// Strips of the rows that are seen, asked for together.
+class Strips {
+  constructor(signal) {
+    this.signal = signal;
+    this.known = new Map();
+    this.wanted = new Map();
+    this.kind = null;
+    this.fetch = later(60, () => this.get());
+  }
+
+  want(id, canvas) {
+    this.wanted.set(id, canvas);
+    requestAnimationFrame(() => {
+      if (this.known.has(id)) this.draw(canvas, this.known.get(id));
+      else this.fetch();
+    });
+  }
+
+  async get() {
+    const ids = [...this.wanted].filter(([id, canvas]) => canvas.isConnected && !this.known.has(id)).map(([id]) => id).slice(0, 24);
+    if (!ids.length) return;
+    try {
+      const { strips } = await ask("/api/strips", { video_id: ids, bins: 120, kind: this.kind }, this.signal);
+      strips.forEach((each, i) => {
+        this.known.set(ids[i], each.counts);
+        const canvas = this.wanted.get(ids[i]);
+        if (canvas?.isConnected) this.draw(canvas, each.counts);
+      });
+      this.fetch();
+    } catch { /* a row without its small picture is still a row */ }
+  }
+
+  draw(canvas, counts) {
+    sharp(canvas, (c, w, h) => {
+      const most = Math.max(1, ...counts), wide = w / counts.length;
+      c.fillStyle = style("--lane");
+      c.fillRect(0, 0, w, h);
+      c.fillStyle = this.kind ? colour(this.kind) : style("--accent");
+      counts.forEach((n, i) => {
+        if (!n) return;
+        c.globalAlpha = 0.22 + 0.7 * (n / most);
+        c.fillRect(i * wide, h - (n / most) * h, wide + 0.4, (n / most) * h);
+      });
+      c.globalAlpha = 1;
+    });
+  }
+}
+
