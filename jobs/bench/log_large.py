@@ -16,8 +16,9 @@ from jobs.bench.log_write import PER_VIDEO, RUN, VIDEO_US, WORDS
 from pipeline.log import EventLog
 from pipeline.log.datafile import ROW_GROUP, write_data_file
 from pipeline.log.delta import Delta, create_table
+from pipeline.log.entry import Entry, Templates
 from pipeline.log.head import HEAD, Head, write_catalog
-from pipeline.log.index import Entry, IndexFile, Templates, bucket_keys
+from pipeline.log.index import IndexFile, bucket_keys
 from pipeline.log.indexing import Rows, index_file
 from pipeline.log.schema import EVENTS, VIDEOS
 from pipeline.log.store import fresh_name, open_store

@@ -18,10 +18,11 @@ import pyarrow as pa
 from jobs.serve.reply import Problem
 from pipeline.errors import LogError, UsageError
 from pipeline.log import EventLog
+from pipeline.log.localstore import LocalStore
 from pipeline.log.protocol import commit_path
 from pipeline.log.schema import RECORDS
 from pipeline.log.sql import connect
-from pipeline.log.store import LocalStore, open_store
+from pipeline.log.store import open_store
 from pipeline.query import Match, Query
 
 #: How long an answer may lag behind a log on disk, and behind one in an object store (one request each time).
@@ -30,7 +31,7 @@ LOOK_S, LOOK_REMOTE_S = 0.5, 3.0
 #: A log whose next commit is not seen is opened anew after this long: old commits are cleaned away.
 REOPEN_S = 300.0
 
-BINS = 240  # of the archive's density
+BINS = 240  # of the archive's density at most; fewer for few events, which would stand apart like hairs
 
 #: A video as pages list it: in its newest done run, else in its newest.
 CATALOG = """
@@ -205,7 +206,7 @@ class Archive:
                 **totals,
                 "kinds": kinds,
                 "reasons": reasons,
-                "density": self._density(connection, totals["duration_us"], [k["kind"] for k in kinds]),
+                "density": self._density(connection, totals, [k["kind"] for k in kinds]),
                 "as_of_us": time.time_ns() // 1000,
             }
         except duckdb.Error as error:
@@ -214,10 +215,11 @@ class Archive:
         registered = {(f"_{name}" if snapshot.files(name) else name): schema for name, schema in RECORDS.items()}
         return Facts(snapshot.version, time.time(), time.monotonic() - began, connection, registered, overview)
 
-    def _density(self, connection: duckdb.DuckDBPyConnection, total: int, kinds: list[str]) -> list[dict[str, Any]]:
-        counts = {kind: [0] * BINS for kind in kinds}
+    def _density(self, connection: duckdb.DuckDBPyConnection, totals: dict[str, Any], kinds: list[str]) -> list[Any]:
+        bins, total = max(48, min(BINS, totals["events"] // 2)), totals["duration_us"]
+        counts = {kind: [0] * bins for kind in kinds}
         if total:
-            for kind, place, n in connection.execute(DENSITY, {"bins": BINS, "total": total}).fetchall():
+            for kind, place, n in connection.execute(DENSITY, {"bins": bins, "total": total}).fetchall():
                 counts[kind][place] += n
         return [{"kind": kind, "counts": each} for kind, each in counts.items()]
 

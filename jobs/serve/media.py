@@ -16,7 +16,7 @@ from jobs.serve.reply import Problem
 from jobs.serve.sending import TYPES, Bytes, Ranged
 from jobs.serve.site import KindList, RunId, Site, SiteOf, Time, VideoPath, answers, us
 from pipeline.clock import format_time
-from pipeline.log.index import Entry
+from pipeline.log.entry import Entry
 from pipeline.storage import local_path
 
 router = APIRouter(prefix="/api/videos/{video}", tags=["pictures"])

@@ -12,7 +12,7 @@ from functools import cached_property
 from urllib.parse import unquote
 
 from jobs.serve.reply import Problem
-from pipeline.log.index import Entry
+from pipeline.log.entry import Entry
 from pipeline.storage import local_path
 
 

@@ -14,9 +14,9 @@ from pipeline.errors import LogError
 from pipeline.log.compact import compact
 from pipeline.log.datafile import ROW_GROUP, write_data_file
 from pipeline.log.delta import Delta
+from pipeline.log.entry import Entry
 from pipeline.log.finder import DAMAGE, IndexFinder, scan_finder
 from pipeline.log.head import DAMAGED, HEAD, load
-from pipeline.log.index import Entry
 from pipeline.log.indexing import Owner
 from pipeline.log.protocol import PARTITION, DataFile, commit_path
 from pipeline.log.reader import read_table

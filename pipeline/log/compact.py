@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 from pipeline.errors import LogError, UsageError
 from pipeline.log.datafile import ROW_GROUP, Written, write_data_file
 from pipeline.log.delta import Delta
+from pipeline.log.entry import Entry, Span, Templates, video_key
 from pipeline.log.finder import DAMAGE, IndexFinder
-from pipeline.log.head import CLAIM, HEAD, Head, Publisher, advance, index_path, load, stem_of, write_catalog
-from pipeline.log.index import Entry, Span, Templates, video_key
+from pipeline.log.head import HEAD, Head, advance, index_path, load, stem_of, write_catalog
 from pipeline.log.indexing import Owner, Rows, index_file
 from pipeline.log.protocol import PARTITION, DataFile, is_ours
+from pipeline.log.publisher import CLAIM, Publisher
 from pipeline.log.reader import damaged, read_rows, read_table
 from pipeline.log.scan import VIDEO_COLUMNS, entry_of, file_spans
 from pipeline.log.schema import EVENTS, RECORDS

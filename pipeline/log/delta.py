@@ -17,9 +17,10 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from pipeline.errors import LogError
+from pipeline.log.localstore import LocalStore
 from pipeline.log.protocol import PARTITION, DataFile, commit_path, read_commit
-from pipeline.log.schema import SCHEMA_KEY, SCHEMA_VERSION, table_schema
-from pipeline.log.store import LocalStore, Store
+from pipeline.log.schema import SCHEMA_KEY, TABLE_VERSION, table_schema
+from pipeline.log.store import Store
 
 
 def create_table(store: Store) -> None:
@@ -34,7 +35,7 @@ def create_table(store: Store) -> None:
             partition_by=[PARTITION],
             name="secondsight",
             description="Secondsight event log",
-            configuration={SCHEMA_KEY: str(SCHEMA_VERSION)},
+            configuration={SCHEMA_KEY: str(TABLE_VERSION)},
             storage_options=store.options(),
             raise_if_key_not_exists=False,
         )
@@ -71,9 +72,9 @@ class Delta:
         found = configuration.get(SCHEMA_KEY)
         if found is None:
             raise LogError(f"{uri}: a Delta table, but not an event log of Secondsight")
-        if found != str(SCHEMA_VERSION):
+        if found != str(TABLE_VERSION):
             raise LogError(
-                f"{uri}: schema version {found}, this code reads {SCHEMA_VERSION}; use the release that wrote it"
+                f"{uri}: schema version {found}, this code reads {TABLE_VERSION}; use the release that wrote it"
             )
         if protocol.min_reader_version > 1 or protocol.min_writer_version > 2:
             raise LogError(

@@ -16,12 +16,13 @@ from pipeline.errors import LogError
 from pipeline.log import rows
 from pipeline.log.datafile import ROW_GROUP, Written, write_data_file
 from pipeline.log.delta import Delta, create_table
+from pipeline.log.entry import Entry, Templates
 from pipeline.log.finder import open_finder
-from pipeline.log.head import Publisher, index_path, stem_of, templates_of
-from pipeline.log.index import Entry, Templates
+from pipeline.log.head import index_path, stem_of, templates_of
 from pipeline.log.indexing import Rows, entries_of, index_file
 from pipeline.log.keys import Keys
 from pipeline.log.protocol import DataFile
+from pipeline.log.publisher import Publisher
 from pipeline.log.reader import read_rows
 from pipeline.log.records import RunRecord, VideoResult
 from pipeline.log.schema import EVENTS, NAMES, RUNS, VIDEOS, WINDOWS

@@ -12,20 +12,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pipeline.errors import LogError
+from pipeline.log.entry import ENTRY, KEY, Entry, Templates, name_key, unpack_entry, unpack_names, video_key
 from pipeline.log.head import Head, advance, index_path, load
-from pipeline.log.index import (
-    ENTRY,
-    KEY,
-    Entry,
-    IndexFile,
-    Templates,
-    name_key,
-    unpack_entry,
-    unpack_names,
-    video_key,
-)
+from pipeline.log.index import IndexFile
+from pipeline.log.localstore import LocalStore
 from pipeline.log.merge import may_hold
-from pipeline.log.store import LocalStore, Store
+from pipeline.log.store import Store
 
 if TYPE_CHECKING:
     from pipeline.log.scan import ScanFinder

@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.log.index import Entry, Span, Templates, build, name_key, pack_entry, pack_names, video_key
+from pipeline.log.entry import Entry, Span, Templates, name_key, pack_entry, pack_names, video_key
+from pipeline.log.index import build
 from pipeline.log.records import VideoResult
 from pipeline.log.thrift import row_groups
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pyarrow.compute as pc
 
 from pipeline.log.delta import Delta
-from pipeline.log.index import video_key
+from pipeline.log.entry import video_key
 from pipeline.log.protocol import DataFile, read_commit
 from pipeline.log.reader import read_table
 from pipeline.log.records import VideoResult

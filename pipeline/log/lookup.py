@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.errors import LogError
-from pipeline.log.index import Entry, Span
+from pipeline.log.entry import Entry, Span
 from pipeline.log.protocol import is_ours
 from pipeline.log.store import Store
 from pipeline.log.thrift import alone

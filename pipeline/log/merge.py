@@ -8,17 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 
 from pipeline.errors import LogError
-from pipeline.log.index import (
-    ENTRY,
-    KEY,
-    Builder,
-    IndexFile,
-    Templates,
-    pack_entry,
-    pack_names,
-    unpack_entry,
-    unpack_names,
-)
+from pipeline.log.entry import ENTRY, KEY, Templates, pack_entry, pack_names, unpack_entry, unpack_names
+from pipeline.log.index import Builder, IndexFile
 from pipeline.log.store import Store, fresh_name
 
 #: Template footers of a merged file at most: each run brings its own, and a cold lookup reads them all.

@@ -7,9 +7,10 @@ import io
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.log.localstore import LocalStore
 from pipeline.log.protocol import DataFile
 from pipeline.log.reader import damaged
-from pipeline.log.store import LocalStore, Store
+from pipeline.log.store import Store
 
 
 def open_parquet(store: Store, file: DataFile) -> pq.ParquetFile:

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.log.delta import Delta
+from pipeline.log.entry import Entry, Span
 from pipeline.log.head import stem_of
-from pipeline.log.index import Entry, Span
 from pipeline.log.indexing import Owner, owned_rows
 from pipeline.log.protocol import DataFile, is_ours
 from pipeline.log.reader import damaged, read_rows

@@ -13,7 +13,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 #: Raised when a log written by older code could be misread by this one. Columns may be added without raising it.
-SCHEMA_VERSION = 1
+TABLE_VERSION = 1
 
 #: Key of the schema version in the Delta table's configuration; its presence marks the table as an event log.
 SCHEMA_KEY = "secondsight.schemaVersion"

@@ -8,9 +8,10 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.errors import LogError, UsageError
+from pipeline.log.localstore import LocalStore
+from pipeline.log.objectstore import ObjectStore
 from pipeline.log.schema import RECORDS
 from pipeline.log.snapshot import Snapshot
-from pipeline.log.store import LocalStore, ObjectStore
 
 
 def connect(snapshot: Snapshot) -> duckdb.DuckDBPyConnection:

@@ -10,8 +10,8 @@ from functools import cached_property
 from itertools import islice
 
 from pipeline.errors import UsageError
+from pipeline.log.entry import Entry
 from pipeline.log.finder import Finder
-from pipeline.log.index import Entry
 
 #: Names listed in an error message at most.
 LISTED = 10

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.clock import format_time
 from pipeline.errors import LogError, UsageError
+from pipeline.log.entry import Entry
 from pipeline.log.finder import open_finder, scan_finder
-from pipeline.log.index import Entry
 from pipeline.log.lookup import Filter, Lookup
 from pipeline.log.store import Store, open_store
 from pipeline.plan import SECOND_US

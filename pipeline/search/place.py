@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import LogError
-from pipeline.log.store import LocalStore, Store
+from pipeline.log.localstore import LocalStore
+from pipeline.log.store import Store
 
 #: The folder beside a log's tables: readers of Delta tables pass over names that begin so.
 FOLDER = "_search"

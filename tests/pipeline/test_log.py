@@ -13,9 +13,9 @@ from deltalake import DeltaTable, TableFeatures
 
 from pipeline.errors import LogError
 from pipeline.log import EventLog
+from pipeline.log.localstore import LocalStore
 from pipeline.log.schema import EVENTS, table_schema
 from pipeline.log.sql import select
-from pipeline.log.store import LocalStore
 from pipeline.query import Query
 from tests.pipeline.logs import event, run_record, video_id, video_result
 
@@ -189,7 +189,7 @@ def test_a_late_index_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     log = open_log(tmp_path / "log")
     log.commit([video_result("a.mp4")])
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.log.store.LocalStore.swap", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+        patch.setattr("pipeline.log.localstore.LocalStore.swap", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
         assert log.commit([video_result("b.mp4")]).committed == (video_id("b.mp4"),)
     assert Query(str(tmp_path / "log")).between("b.mp4", 0, 5_000_000).num_rows == 2
     log.commit([video_result("c.mp4")])

@@ -14,19 +14,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.event import Event
-from pipeline.log import EventLog, compact, head, index
+from pipeline.log import EventLog, compact, head, index, publisher
+from pipeline.log.entry import pack_names, video_key
 from pipeline.log.finder import IndexFinder
-from pipeline.log.head import CLAIM, Publisher, load
-from pipeline.log.index import IndexFile, build, pack_names, video_key
+from pipeline.log.head import load
+from pipeline.log.index import IndexFile, build
+from pipeline.log.localstore import LocalStore
 from pipeline.log.merge import bloom_filter, may_hold
-from pipeline.log.store import LocalStore, open_store
+from pipeline.log.publisher import CLAIM, Publisher
+from pipeline.log.store import open_store
 from pipeline.query import Query
 from tests.pipeline.logs import random_events, run_record, video_id, video_result
 
 
 def small_levels(patch: pytest.MonkeyPatch, filtered: int = 64) -> None:
-    patch.setattr(head, "TAIL_VIDEOS", 3)
-    patch.setattr(head, "RATIO", 2)
+    patch.setattr(publisher, "TAIL_VIDEOS", 3)
+    patch.setattr(publisher, "RATIO", 2)
     patch.setattr(head, "FILTERED", filtered)
     patch.setattr(head, "LISTED", 8)
     patch.setattr(index, "AT_ONCE", 500)
@@ -115,29 +118,29 @@ def test_others_publish_while_a_merge_is_under_way(tmp_path: Path, monkeypatch: 
     other.begin_run(run_record("run-2", "c2"))
     commit(log, "a", "b")
     commit(log, "c")
-    publisher = Publisher(open_store(str(tmp_path / "log")))
-    write, before = head.write_merged, published(tmp_path / "log")
+    committer = Publisher(open_store(str(tmp_path / "log")))
+    write, before = publisher.write_merged, published(tmp_path / "log")
 
     def beside(*arguments: object) -> tuple[str, bytes]:
         other.commit([video_result("d", run_id="run-2", config_hash="c2")])
         return write(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(head, "write_merged", beside)
-        publisher.merge()
+        patch.setattr(publisher, "write_merged", beside)
+        committer.merge()
     after = published(tmp_path / "log")
     assert [c.videos for c in after.catalogs] == [3] and [t.videos for t in after.tail] == [1]
     assert after.version == before.version + 1 and log.check() == []
 
-    def in_vain(*arguments: object) -> tuple[str, bytes]:
+    def once(*arguments: object) -> tuple[str, bytes]:
+        monkeypatch.setattr(publisher, "write_merged", write)
         Publisher(open_store(str(tmp_path / "log"))).merge(everything=True)
         return write(*arguments)  # type: ignore[arg-type]
 
     commit(log, "e")
-    publisher = Publisher(open_store(str(tmp_path / "log")))
-    with monkeypatch.context() as patch:
-        patch.setattr(head, "write_merged", lambda *a: (patch.setattr(head, "write_merged", write), in_vain(*a))[1])
-        publisher.merge()
+    committer = Publisher(open_store(str(tmp_path / "log")))
+    monkeypatch.setattr(publisher, "write_merged", once)
+    committer.merge()
     after = published(tmp_path / "log")
     assert [c.videos for c in after.catalogs] == [5] and not after.tail and log.check() == []
     assert len(list((tmp_path / "log" / "_index").glob("catalog-*"))) == 2  # the one merged in vain is deleted

@@ -11,8 +11,9 @@ from jobs.bench.s3 import s3_server
 from pipeline.errors import LogError
 from pipeline.log import EventLog
 from pipeline.log.check import check
+from pipeline.log.objectstore import ObjectStore
 from pipeline.log.sql import select
-from pipeline.log.store import ObjectStore, open_store
+from pipeline.log.store import open_store
 from pipeline.query import Query
 from tests.pipeline.logs import random_events, run_record, video_id, video_result
 
@@ -75,6 +76,6 @@ def test_an_unreachable_store_is_one_error(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-    monkeypatch.setattr("pipeline.log.store.RETRIES", {"max_retries": 0})
+    monkeypatch.setattr("pipeline.log.objectstore.RETRIES", {"max_retries": 0})
     with pytest.raises(LogError, match=r"127\.0\.0\.1"):
         Query("s3://bucket/log")

@@ -12,7 +12,7 @@ from deltalake import DeltaTable
 
 from pipeline.errors import LogError, UsageError
 from pipeline.event import Event
-from pipeline.log import EventLog, compact, eventlog, head
+from pipeline.log import EventLog, compact, eventlog, head, publisher
 from pipeline.log.check import check, forget
 from pipeline.log.compact import vacuum
 from pipeline.log.store import open_store
@@ -137,7 +137,7 @@ def test_a_foreign_compaction_is_survived(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("small_files")
 def test_index_rolls_into_the_catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "TAIL_COMMITS", 2)
+    monkeypatch.setattr(publisher, "TAIL_COMMITS", 2)
     monkeypatch.setattr(head, "LISTED", 4)
     videos = make(tmp_path / "log", 24)
     published = head.load(open_store(str(tmp_path / "log")))
