@@ -102,8 +102,8 @@ def _lines(found: Found, said: Answer | None) -> list[str]:
         from pipeline.search.ask import COUNTED
 
         more = " or more" if found.total >= COUNTED else ""
-        lines.append(f"{found.total}{more} events" + ("" if found.exact else ", not all of them what was asked for"))
-        lines += [f"  {count} in {short(name)}" for name, count in found.videos.items()]
+        lines.append(f"{found.total if found.exact else 'no'}{more} events fit")
+        lines += [f"  {count} in {short(name)}" for name, count in found.videos.items() if found.exact]
         lines.append("")
     if not found.exact:
         lines.append("No event has all of these words; nearest are:")

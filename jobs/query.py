@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
 from jobs.output import add_format, hms, print_table, printable, write
+from jobs.query_whole import asked_of_whole, show_whole
 from pipeline.clock import format_time, parse_time
 from pipeline.errors import UsageError
 from pipeline.log.lookup import Filter
 from pipeline.plan import SECOND_US
-from pipeline.query import Match, Query, as_rows, as_table
+from pipeline.query import Anchor, Match, Query, as_rows, as_table
+from pipeline.query.question import EARLIEST, LATEST
 
 if TYPE_CHECKING:
     from arro3.core import RecordBatch
@@ -23,11 +26,16 @@ What happened in a video: ask an event log.
   secondsight query LOG --video match.mp4 --at 45
   secondsight query LOG --video match.mp4 --between 1:02:00 1:05:00 --kind text
   secondsight query LOG --video match.mp4 --before 45 --count 3
+  secondsight query LOG --video match.mp4 --after goal        # once the first goal has ended
+  secondsight query LOG --video match.mp4 --while goal        # what else was on then
+  secondsight query LOG --kind goal --first                   # the first of each video
+  secondsight query LOG --video match.mp4 --gaps 5            # where nothing goes on for 5 s and more
   secondsight query LOG --kind goal --format csv --out goals.csv
 
 Times are seconds (45, 45.5), m:ss or h:mm:ss (1:02:45.5) on the video's own timeline, as a player shows it.
 --at T asks for all that goes on in the second that begins at T. Without a time it is the whole video, without
---video every video of the log.
+--video every video of the log. Instead of a time, --before, --after and --while take an event of one video: its id
+(--event-ids shows them), or a kind or text, which means its first event of that kind or with that text.
 
 A video is named by its whole path or URI, the end of one (match.mp4, cam1/match.mp4), or the beginning of its id.
 Of several runs over a video the newest that is done answers; --run takes another."""
@@ -42,12 +50,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     when = parser.add_mutually_exclusive_group()
     when.add_argument("--at", metavar="T", help="what goes on in the second that begins at T")
     when.add_argument("--between", metavar=("T1", "T2"), nargs=2, help="what goes on at any moment from T1 to T2")
-    when.add_argument("--before", metavar="T", help="the last events that begin before T")
-    when.add_argument("--after", metavar="T", help="the first events that begin at or after T")
+    when.add_argument("--before", metavar="T|EVENT", help="the last events that begin before")
+    when.add_argument("--after", metavar="T|EVENT", help="the first events that begin at or after T, or after EVENT")
+    when.add_argument("--while", metavar="EVENT", dest="during", help="what else was on while EVENT was")
+    when.add_argument("--first", action="store_true", help="the first event of each video")
+    when.add_argument("--last", action="store_true", help="the event of each video that begins last")
+    when.add_argument("--gaps", metavar="S", help="the spans of S seconds and more in which nothing goes on")
+    when.add_argument("--density", metavar="S", help="how many events go on in each step of S seconds")
+    when.add_argument("--kinds", action="store_true", help="how many events of each kind")
+    when.add_argument("--event", metavar="ID", help="one event in full, with the windows and frames behind it")
     parser.add_argument("--count", metavar="N", type=int, help="how many, with --before and --after (default: 5)")
     parser.add_argument("--kind", metavar="KIND", action="append", help="only events of this kind; may be repeated")
     parser.add_argument("--text", metavar="TEXT", help="only events with TEXT in their text (case does not matter)")
     parser.add_argument("--run", metavar="ID", help="answer from this run (its id, or the beginning of one)")
+    parser.add_argument("--event-ids", action="store_true", help="show the ids of events in a table")
     parser.add_argument("--version", metavar="N", type=int, help="ask an earlier version of the log (default: newest)")
     parser.add_argument("--limit", metavar="N", type=int, default=LIMIT, help=f"rows of a table (default: {LIMIT})")
     add_format(parser)
@@ -56,14 +72,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if args.count is not None and args.before is None and args.after is None:
         raise UsageError("--count goes with --before or --after")
+    of_one = {"before": args.before, "after": args.after, "while": args.during, "event": args.event}
+    for name, asked in of_one.items():
+        if asked is not None and len(args.video or ()) != 1:
+            raise UsageError(f"--{name} asks about one video: give --video NAME once")
     query = Query(args.log, args.version)
     wanted = Filter(args.kind, args.text)
-    if args.video is None and (args.before is not None or args.after is not None):
-        raise UsageError("--before and --after ask about one video: add --video NAME")
-    matches = [query.find(name, args.run) for name in dict.fromkeys(args.video or ())]
-    if args.video is None:
-        entries = sorted(query.entries(args.run), key=lambda e: (e.uris, e.video_id))
-        matches = [Match(e.uris[0] if e.uris else e.video_id, e) for e in entries]
+    matches = query.matches(args.video, args.run)
+    if asked_of_whole(args):
+        show_whole(query, matches, args)
+        return 0
     answers = [(match, _answer(query, match, wanted, args)) for match in matches]
     if args.format == "table":
         _show(query, answers, wanted, args)
@@ -75,16 +93,37 @@ def main(args: argparse.Namespace) -> int:
 
 def _answer(query: Query, match: Match, wanted: Filter, args: argparse.Namespace) -> list[RecordBatch]:
     duration = match.entry.duration_us
+    count = 5 if args.count is None else args.count
     if args.before is not None:
-        return query.preceding(match, parse_time(args.before), args.count or 5, wanted)
+        when = _when_of(query, args.before, args)
+        return query.preceding(match, when.start_us if isinstance(when, Anchor) else when, count, wanted)
     if args.after is not None:
-        return query.following(match, parse_time(args.after), args.count or 5, wanted)
+        when = _when_of(query, args.after, args)
+        if isinstance(when, Anchor):
+            return query.from_on(match, when.end_us, count, wanted)
+        return query.following(match, when, count, wanted)
+    if args.during is not None:
+        return query.beside(match, query.anchor(args.video[0], args.during, args.run), wanted)
+    if args.first:
+        return query.from_on(match, EARLIEST, 1, wanted)
+    if args.last:
+        return query.preceding(match, LATEST, 1, wanted)
     span = _span(args)
     if args.video is None and duration is not None and span[0] >= duration:
         return []  # asked of every video: those that end before are no mistake
     if span == WHOLE and duration == 0:
         return []
     return query.overlapping(match, *span, wanted)
+
+
+def _when_of(query: Query, said: str, args: argparse.Namespace) -> int | Anchor:
+    """A time, or the event that is meant."""
+    try:
+        return parse_time(said)
+    except UsageError as error:
+        if re.match(r"[\s+-]*\d*[:.\d]|\s*$", said):  # a time gone wrong, not a word
+            raise error
+        return query.anchor(args.video[0], said, args.run)
 
 
 WHOLE = (0, 2**62)
@@ -125,6 +164,9 @@ def _show(
         cells = [
             [hms(r["start_us"]), hms(r["end_us"]), r["kind"], r["text"], _confidence(r["confidence"])] for _, r in rows
         ]
+        if args.event_ids:
+            columns.append("event")
+            cells = [[*c, r["event_id"]] for c, (_, r) in zip(cells, rows, strict=True)]
         if many:
             columns.insert(0, "video")
             cells = [[short(m.name), *c] for (m, _), c in zip(rows, cells, strict=True)]
@@ -140,9 +182,10 @@ def _when(args: argparse.Namespace) -> str:
         return f"at {hms(parse_time(args.at))}"
     if args.between is not None:
         return f"from {hms(parse_time(args.between[0]))} to {hms(parse_time(args.between[1]))}"
-    if args.before is not None:
-        return f"before {hms(parse_time(args.before))}"
-    return f"after {hms(parse_time(args.after))}" if args.after is not None else "whole"
+    for word in ("before", "after", "during"):
+        if (said := getattr(args, word)) is not None:
+            return printable(f"{'while' if word == 'during' else word} {said}")
+    return "first" if args.first else "last" if args.last else "whole"
 
 
 def _nothing(

@@ -160,10 +160,10 @@ class Query:
         """The first `count` events of each video that begin at or after a time, or once an event has ended."""
         wanted = Filter(kinds, text)
         if isinstance(when, Anchor):  # may end with its video: then nothing follows, which is an answer
-            return self._each(video, run, lambda m: self._from(m, when.end_us, count, wanted))
+            return self._each(video, run, lambda m: self.from_on(m, when.end_us, count, wanted))
         if isinstance(video, str):
             return as_table(self.following(self.find(video, run), when, count, wanted))
-        return self._each(video, run, lambda m: self._from(m, when, count, wanted))
+        return self._each(video, run, lambda m: self.from_on(m, when, count, wanted))
 
     def meanwhile(
         self,
@@ -175,16 +175,7 @@ class Query:
         run: str | None = None,
     ) -> pa.Table:
         """What else was on while an event of the video was: all that overlaps it, without itself."""
-        import pyarrow.compute as pc
-
-        match = self.find(video, run)
-        found = as_table(
-            self._read(
-                match.entry,
-                lambda e: self._lookup.overlapping(e, anchor.start_us, anchor.end_us, Filter(kinds, text)),
-            )
-        )
-        return found.filter(pc.not_equal(found["event_id"], anchor.event["event_id"]))
+        return as_table(self.beside(self.find(video, run), anchor, Filter(kinds, text)))
 
     def first(
         self,
@@ -195,7 +186,7 @@ class Query:
         run: str | None = None,
     ) -> pa.Table:
         """The first such event of each video, if there is one."""
-        return self._each(video, run, lambda m: self._from(m, EARLIEST, 1, Filter(kinds, text)))
+        return self._each(video, run, lambda m: self.from_on(m, EARLIEST, 1, Filter(kinds, text)))
 
     def last(
         self,
@@ -229,7 +220,7 @@ class Query:
         match = self.find(video, run)
         kind = next((k for k in self.kinds(video, run) if k.casefold() == what.casefold()), None)
         wanted = Filter(text=what) if kind is None else Filter(kinds=[kind])
-        found = as_rows(self._from(match, EARLIEST, 1, wanted)) if what else []
+        found = as_rows(self.from_on(match, EARLIEST, 1, wanted)) if what else []
         if not found:
             kinds = ", ".join(self.kinds(video, run)) or "none at all"
             raise UsageError(
@@ -251,11 +242,23 @@ class Query:
 
     def following(self, match: Match, us: int, count: int, wanted: Filter) -> list[RecordBatch]:
         _check_inside(match, us)
-        return self._from(match, us, count, wanted)
+        return self.from_on(match, us, count, wanted)
 
-    def _from(self, match: Match, us: int, count: int, wanted: Filter) -> list[RecordBatch]:
+    def from_on(self, match: Match, us: int, count: int, wanted: Filter) -> list[RecordBatch]:
+        """As `following`, but beyond the end nothing follows, which is an answer."""
         _check_count(count)
         return self._read(match.entry, lambda entry: self._lookup.after(entry, us, count, wanted))
+
+    def beside(self, match: Match, anchor: Anchor, wanted: Filter) -> list[RecordBatch]:
+        from arro3.core import Array, DataType
+
+        start, end, mine = anchor.start_us, anchor.end_us, anchor.event["event_id"]
+        found = []
+        for batch in self._read(match.entry, lambda entry: self._lookup.overlapping(entry, start, end, wanted)):
+            rows = [at for at, event_id in enumerate(batch.column("event_id").to_pylist()) if event_id != mine]
+            if rows:
+                found.append(batch.take(Array(rows, DataType.uint32())))
+        return found
 
     def _each(self, video: Videos, run: str | None, ask: Callable[[Match], list[RecordBatch]]) -> pa.Table:
         return as_table([batch for match in self.matches(video, run) for batch in ask(match)])
