@@ -13,6 +13,9 @@ from pipeline.log.objectstore import ObjectStore
 from pipeline.log.schema import RECORDS
 from pipeline.log.snapshot import Snapshot
 
+#: Characters of a query: DuckDB takes minutes over a megabyte of columns.
+MAX_QUERY = 65_536
+
 
 def connect(snapshot: Snapshot) -> duckdb.DuckDBPyConnection:
     """An in-memory DuckDB with a view per kind of record; it can open the data files of this version and no others."""
@@ -44,7 +47,10 @@ def connect(snapshot: Snapshot) -> duckdb.DuckDBPyConnection:
 
 
 def select(snapshot: Snapshot, sql: str, parameters: list[Any] | None = None) -> pa.Table:
-    """The answer to one SELECT. Raises UsageError for anything but a query, and for a query that DuckDB refuses."""
+    """The answer to one SELECT. Raises UsageError for anything but a query, for one of more than MAX_QUERY
+    characters, and for one that DuckDB refuses."""
+    if len(sql) > MAX_QUERY:
+        raise UsageError(f"a query of {len(sql)} characters: at most {MAX_QUERY}")
     connection = connect(snapshot)
     try:
         statements = connection.extract_statements(sql)
