@@ -22,6 +22,7 @@ from typing import Any
 
 from jobs.bench.log_large import at_a_billion, large_log
 from jobs.bench.log_seconds import by_second, cold_on_s3, picture
+from jobs.bench.log_upkeep import beside_a_compaction
 from jobs.bench.log_write import committing, writing
 
 
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--large", action="store_true", help="10^8 events too")
     parser.add_argument("--folder", metavar="DIR", help="make the large logs there, keep them, and use them again")
     parser.add_argument("--make", action="store_true", help="only make the large logs in --folder")
-    parser.add_argument("--only", choices=["write", "seconds"], help="only this part")
+    parser.add_argument("--only", choices=["write", "upkeep", "seconds"], help="only this part")
     parser.add_argument("--questions", type=int, default=200, help="asked of each engine (default: 200)")
     parser.add_argument("--no-s3", action="store_true", help="leave out the S3 server")
     parser.add_argument("--json", metavar="FILE", help="write the figures there")
@@ -45,22 +46,25 @@ def main(argv: list[str] | None = None) -> int:
             for size in sizes:
                 large_log(kept / f"log-{size}", size)
             return 0
-        if args.only != "seconds":
+        if args.only in (None, "write"):
             figures["write"] = writing(folder / "written", 100 if args.quick else 500)
-            _table("writing through EventLog.commit", figures["write"])
+            print_rows("writing through EventLog.commit", figures["write"])
             figures["commit"] = committing(folder, quick=args.quick, s3=not args.no_s3)
-            _table("commits of small videos (10 events each), one committer", figures["commit"])
-        if args.only != "write":
+            print_rows("commits of small videos (10 events each), one committer", figures["commit"])
+        if args.only in (None, "upkeep"):
+            figures["upkeep"] = beside_a_compaction(folder / "upkeep", 40 if args.quick else 400)
+            print_rows("readers and a writer beside a compaction", figures["upkeep"])
+        if args.only in (None, "seconds"):
             figures["by second"] = []
             for size in sizes:
                 rows = by_second(kept / f"log-{size}", size, args.questions, keep=args.folder is not None)
                 figures["by second"] += rows
-                _table(f"by second, {size:.0e} events", rows)
+                print_rows(f"by second, {size:.0e} events", rows)
             if not args.no_s3:
                 figures["cold on S3"] = cold_on_s3(10**5 if args.quick else 10**6)
-                _table("one lookup by id on an S3 server, nothing cached", figures["cold on S3"])
+                print_rows("one lookup by id on an S3 server, nothing cached", figures["cold on S3"])
             figures["model"] = [at_a_billion(figures["by second"][-1]["keys"], kept / f"log-{sizes[-1]}")]
-            _table("bytes of a cold lookup at 10^9 events, computed from this log's index", figures["model"])
+            print_rows("bytes of a cold lookup at 10^9 events, computed from this log's index", figures["model"])
     if args.json:
         Path(args.json).write_text(json.dumps(figures, indent=1))
     if args.picture and "by second" in figures:
@@ -68,7 +72,8 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _table(title: str, rows: list[dict[str, Any]]) -> None:
+def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
+    """A table for people."""
     print(f"\n{title}")
     names = list(dict.fromkeys(name for row in rows for name in row))
     cells = [names, *([_cell(row.get(name)) for name in names] for row in rows)]

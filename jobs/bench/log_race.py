@@ -121,8 +121,8 @@ def race(uri: str, folder: Path, processes: int, commits: int, seed: int) -> dic
     compactor = None
     kills = killed_compactors = starts = 0
     began = time.monotonic()
-    next_kill = began + generator.uniform(1.5, 4)
-    allowed = 6 * processes  # kills; enough to hit every moment, few enough to end
+    # After so many commits of all, one process is killed: often enough to hit every moment, and few enough to end.
+    kill_at = sorted(generator.randrange(1, processes * commits) for _ in range(6 * processes))
     readers = Readers(uri, random.Random(seed))
     try:
         while True:
@@ -146,13 +146,12 @@ def race(uri: str, folder: Path, processes: int, commits: int, seed: int) -> dic
                 if compactor is not None and compactor.returncode != -signal.SIGKILL:
                     raise AssertionError(f"the compaction ended with status {compactor.returncode}")
                 compactor = _start("--compactor", uri)
-            if time.monotonic() > next_kill and alive and kills < allowed:
+            if kills < len(kill_at) and alive and sum(len(_lines(j)) for j in journals) >= kill_at[kills]:
                 victim = generator.choice([*alive, compactor])
                 victim.kill()
                 kills += 1
                 killed_compactors += victim is compactor
-                next_kill = time.monotonic() + generator.uniform(0.3, 2)
-            time.sleep(0.1)
+            time.sleep(generator.uniform(0.02, 0.2))
     finally:
         readers.stop()
         for process in (*writers, compactor):

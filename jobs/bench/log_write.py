@@ -23,7 +23,7 @@ SENTENCE = (
 WORDS = SENTENCE.split()
 
 
-def some_result(name: str, events: int, generator: random.Random) -> VideoResult:
+def some_result(name: str, events: int, generator: random.Random, run_id: str = RUN) -> VideoResult:
     """A video as the flow hands it over."""
     identity = f"{generator.getrandbits(128):032x}"
     starts = sorted(generator.randrange(VIDEO_US) for _ in range(events))
@@ -43,7 +43,15 @@ def some_result(name: str, events: int, generator: random.Random) -> VideoResult
     )
     window = WindowRecord(Window(identity, 0, 0, 16_000_000), tuple(range(0, 16_000_000, 500_000)))
     return VideoResult(
-        identity, RUN, "bench", (f"/archive/{name}",), 1, "done", duration_us=VIDEO_US, windows=(window,), events=found
+        identity,
+        run_id,
+        "bench",
+        (f"/archive/{name}",),
+        1,
+        "done",
+        duration_us=VIDEO_US,
+        windows=(window,),
+        events=found,
     )
 
 
