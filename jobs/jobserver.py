@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from pipeline.errors import SecondsightError, UsageError
 ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 PATIENCE_S = 600.0  # for which a job server may be out of reach while a job is followed
 PAUSE_S = 1.0
+AGENT_S = 120.0
 STOPPED_STATUS = 130  # as a command that was ended by Ctrl-C
 
 
@@ -37,12 +39,25 @@ class JobServer:
         with self._told(what="connecting"):
             from ray.job_submission import JobSubmissionClient
 
+            for name in ("ray.dashboard.modules", "ray._private.runtime_env"):  # "Uploading package ..."
+                for logger in [k for k in logging.root.manager.loggerDict if k.startswith(name)]:
+                    logging.getLogger(logger).setLevel(logging.WARNING)
             self._client = JobSubmissionClient(self.address, headers=headers, verify=verify)
 
     def submit(self, entrypoint: str, job: str, **options: Any) -> str:
-        """Send a job; returns its id. `options`: see JobSubmissionClient.submit_job."""
-        with self._told(what="submitting"):
-            return str(self._client.submit_job(entrypoint=entrypoint, submission_id=job, **options))
+        """Send a job; returns its id. `options`: see JobSubmissionClient.submit_job.
+
+        A head that has just started has no agent yet to take it, and is given `AGENT_S`.
+        """
+        until = time.monotonic() + AGENT_S
+        while True:
+            try:
+                with self._told(what="submitting"):
+                    return str(self._client.submit_job(entrypoint=entrypoint, submission_id=job, **options))
+            except JobServerError as error:
+                if "No available agent" not in str(error) or time.monotonic() > until:
+                    raise
+                time.sleep(PAUSE_S)
 
     def jobs(self) -> list[Any]:
         """Every job that was submitted (JobDetails), newest first."""

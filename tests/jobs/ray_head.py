@@ -11,13 +11,13 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 START_S = 300.0
+ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,43 +38,62 @@ def free_port() -> int:
 @contextlib.contextmanager
 def ray_head(cpus: int = 3) -> Iterator[Head]:
     """Start a head node with `ray start`, as an operator does, and end it and all below it afterwards."""
+    head, process = None, None
+    for _ in range(ATTEMPTS):  # a node gives up when its agents take longer than 30 s, as on a busy machine
+        head, process = _start(cpus)
+        if _up(head, process):
+            break
+        _end(process)
+    assert head is not None and process is not None and process.poll() is None, "no Ray head came up"
+    try:
+        yield head
+    finally:
+        _end(process)
+
+
+def _start(cpus: int) -> tuple[Head, subprocess.Popen[bytes]]:
     token = secrets.token_hex(32)
     gcs, dashboard, metrics = free_port(), free_port(), free_port()
     folder = Path(tempfile.mkdtemp(prefix="ss-head-", dir="/tmp"))  # short: Unix sockets lie below it
     env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-    env["RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT"] = str(START_S)  # busy machines
+    for patience in ("RAY_DASHBOARD_STARTUP_TIMEOUT_S", "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT"):
+        env[patience] = str(int(START_S))
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', '')}"
     command = [
         *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--node-ip-address=127.0.0.1"),
         *(f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
         *(f"--metrics-export-port={metrics}", f"--dashboard-agent-listen-port={free_port()}"),
         *("--include-dashboard=true", f"--num-cpus={cpus}", "--object-store-memory=200000000"),
-        *(f"--temp-dir={folder}", "--disable-usage-stats", f"--min-worker-port={20000}", f"--max-worker-port={29999}"),
+        *(f"--temp-dir={folder}", "--disable-usage-stats"),
     ]
     with (folder / "head.out").open("wb") as out:
-        # a folder where Secondsight's packages are not to be found: what a job needs comes with it, or is installed
-        head = subprocess.Popen(command, env=env, cwd=folder, stdout=out, stderr=out, start_new_session=True)
-    try:
-        address = f"http://127.0.0.1:{dashboard}"
-        deadline = time.monotonic() + START_S
+        # in a folder without Secondsight's packages: what a job needs comes with it, or is installed
+        process = subprocess.Popen(command, env=env, cwd=folder, stdout=out, stderr=out, start_new_session=True)
+    head = Head(f"http://127.0.0.1:{dashboard}", token, f"http://127.0.0.1:{metrics}/metrics")
+    return head, process
+
+
+def _up(head: Head, process: subprocess.Popen[bytes]) -> bool:
+    """Wait until the job server and the node's agent answer; False where the head gives up."""
+    deadline = time.monotonic() + START_S
+    for url in (f"{head.address}/api/jobs/", head.metrics):
         while True:
-            assert head.poll() is None and time.monotonic() < deadline, (folder / "head.out").read_text()[-3000:]
-            request = urllib.request.Request(f"{address}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
-            with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+            if process.poll() is not None or time.monotonic() > deadline:
+                return False
+            request = urllib.request.Request(url, headers={"Authorization": f"Bearer {head.token}"})
+            with contextlib.suppress(OSError):
                 urllib.request.urlopen(request, timeout=5).read()
                 break
             time.sleep(0.3)
-        yield Head(address, token, f"http://127.0.0.1:{metrics}/metrics")
-    finally:
-        _end(head)
+    return True
 
 
-def _end(head: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     """End the head; its children live in the same session or die with the raylet."""
-    head.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        head.wait(20)
+        process.wait(20)
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(head.pid, signal.SIGKILL)
-    head.wait()
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
