@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, sqrt
@@ -19,7 +19,7 @@ class Sampling:
     `fps`: samples per second, on the grid k / fps of the video's own timeline (so that every segment and every window
     of a video samples the same grid). `tolerance_us`: how far a cheaper frame may lie from the wanted time (0: exact).
     The picture is scaled to fit `short_side` px and `max_pixels` (whichever is smaller; never enlarged), both sides
-    rounded to a multiple of `multiple` (2 at least).
+    rounded to a multiple of `multiple` (2 at least). `redact`: what is hidden in them (`pipeline.redact`).
     """
 
     fps: Fraction = Fraction(2)
@@ -28,6 +28,7 @@ class Sampling:
     max_pixels: int | None = None
     multiple: int = 2
     decoder: str = "pyav"
+    redact: tuple[str, ...] = ()
 
     def times_us(self, start_us: int, end_us: int) -> Iterator[int]:
         """The wanted times in `[start_us, end_us)`: k / fps rounded to the nearest microsecond."""
@@ -92,9 +93,17 @@ class Segment:
     last: int
 
 
-def segments(video: Video, windowing: Windowing, segment_us: int) -> Iterator[Segment]:
-    """Cut a video's windows into segments of about `segment_us` each, lazily."""
+def segments(video: Video, windowing: Windowing, segment_us: int, have: Collection[int] = ()) -> Iterator[Segment]:
+    """Cut a video's windows into segments of about `segment_us` each, lazily, leaving out the windows that we `have`."""
     total = windowing.count(video.duration_us)
     per = max(1, segment_us // (windowing.length_us - windowing.overlap_us))
-    for first in range(0, total, per):
-        yield Segment(video, first, min(first + per, total) - 1)
+    first = 0
+    while first < total:
+        if first in have:
+            first += 1
+            continue
+        last = first
+        while last + 1 < total and last + 1 - first < per and last + 1 not in have:
+            last += 1
+        yield Segment(video, first, last)
+        first = last + 1

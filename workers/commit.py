@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
+from pipeline.errors import LogError
 from pipeline.event import KindRule
 from pipeline.log.records import VideoResult, WindowRecord
 from pipeline.reduce import reduce_events
 from workers.work import Answer, Watched
 
+logger = logging.getLogger(__name__)
+
 GROUP = 64  # videos per commit
 GROUP_S = 1.0  # or this long after the first of them was finished
+BACK_OFF_S, MAX_PAUSE_S = 1.0, 15.0  # between two tries of a commit: doubled from the first to the second
 BACKLOG = 4 * GROUP  # finished videos that may wait for the log before no more are taken up
 
 
@@ -85,10 +90,19 @@ def _union(spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
 
 
 class Committer:
-    """The one writer of a run. Whatever goes wrong in its thread is raised by the next `pump` or `finish`."""
+    """The one writer of a run. A log that cannot be written is tried again with back-off for `patience_s`; what goes
+    wrong then in its thread is raised by the next `pump` or `finish`. `committed(results)` is called in that thread."""
 
-    def __init__(self, log: Log) -> None:
-        self._log = log
+    def __init__(
+        self,
+        log: Log,
+        patience_s: float = 0.0,
+        committed: Callable[[Sequence[VideoResult]], None] = lambda results: None,
+    ) -> None:
+        self._log, self._patience_s, self._on_committed = log, patience_s, committed
+        self._writing_since: float | None = None
+        self.trouble = ""  # why the log could not be written the last time
+        self.retries = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._results: list[VideoResult] = []
         self._names: dict[str, list[str]] = {}
@@ -96,6 +110,10 @@ class Committer:
         self._writing: Future[None] | None = None
         self.commit_s = 0.0
         self.committed = 0
+
+    def busy_since(self) -> float | None:
+        """Since when a commit is under way; None while none is."""
+        return self._writing_since
 
     def full(self) -> bool:
         """Whether the log is so far behind that no more videos should be taken up."""
@@ -134,13 +152,33 @@ class Committer:
     def _write(self) -> None:
         results, self._results = self._results, []
         names, self._names = self._names, {}
+        self._writing_since = time.monotonic()
         self._writing = self._thread.submit(self._commit, results, names)
 
     def _commit(self, results: list[VideoResult], names: dict[str, list[str]]) -> None:
         began = time.perf_counter()
         if results:
-            self._log.commit(results)
+            self._patiently(lambda: self._log.commit(results))
         if names:  # after the results: a name can belong to a video among them
-            self._log.record_names(names)
+            self._patiently(lambda: self._log.record_names(names))
         self.commit_s += time.perf_counter() - began
         self.committed += len(results)
+        self._writing_since = None
+        self._on_committed(results)
+
+    def _patiently(self, write: Callable[[], Any]) -> None:
+        """A full disk may be cleared and a store come back; nothing of a failed commit is in the log."""
+        deadline, pause_s = time.monotonic() + self._patience_s, BACK_OFF_S
+        while True:
+            try:
+                write()
+                self.trouble = ""
+                return
+            except LogError as error:
+                if time.monotonic() + pause_s > deadline:
+                    raise
+                self.trouble = str(error)
+                self.retries += 1
+                logger.warning("%s; tried again in %.0f s", error, pause_s)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, MAX_PAUSE_S)

@@ -14,6 +14,7 @@ What = Literal[
     "model",  # ModelError: no retry can mend it
     "lost",  # the frames are gone from the object store
     "died",  # a process ended: `reason` says "crash" or "memory"
+    "node",  # a process ended with its node
     "cancelled",  # we ended it
     "fault",  # any other exception
 ]
@@ -46,12 +47,20 @@ def understand(error: BaseException) -> Failure:
             return Failure("cancelled", "timeout", "ended by the driver")
         case ray_errors.OutOfMemoryError():
             return Failure("died", "memory", "ended by Ray because the machine ran out of memory")
-        case ray_errors.WorkerCrashedError() | ray_errors.NodeDiedError():
+        case ray_errors.NodeDiedError() | ray_errors.LocalRayletDiedError():
+            return Failure("node", "crash", "its node died")
+        case ray_errors.WorkerCrashedError():
             return Failure("died", "crash", "its worker process died")
+        case ray_errors.ActorDiedError() if error.preempted or "its node has died" in str(error):
+            return Failure("node", "crash", "its node died")
+        case ray_errors.ActorDiedError() if "out of memory" in str(error).lower():
+            return Failure("died", "memory", "ended because its machine ran out of memory")
         case ray_errors.ActorDiedError() | ray_errors.ActorUnavailableError() | ray_errors.RayActorError():
             return Failure("died", "crash", "its process died")
         case ray_errors.ObjectStoreFullError():
             return Failure("fault", "storage", "the object store is full")
+        case ray_errors.OutOfDiskError():
+            return Failure("fault", "storage", "the disk that Ray spills frames to is full")
     if isinstance(error, _LOST):
         return Failure("lost", "storage", "its frames are gone from the object store")
     lines = str(error).strip().splitlines()

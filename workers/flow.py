@@ -6,9 +6,9 @@ The driver holds references and small records, never pixels. What is done next i
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,12 @@ from pipeline.errors import VideoError
 from pipeline.log.records import VideoResult
 from pipeline.plan import SECOND_US
 from pipeline.video import Source, Video
-from workers.already import unread_id
 from workers.commit import Committer, Log, video_result
 from workers.decode import start_decode
-from workers.identify import Listing, Stage, fingerprinting, probing
+from workers.elastic import Elastic
+from workers.identify import fingerprinting, probing
+from workers.intake import Intake
+from workers.keeper import Keeper
 from workers.pool import Outcome, Pool
 from workers.replica import ModelChoice, start_replica
 from workers.report import FlowObserver
@@ -31,12 +33,10 @@ from workers.report import Progress as Progress
 from workers.schedule import Schedule
 from workers.shares import Shares
 from workers.streams import Streams
+from workers.teller import Teller
+from workers.watchdog import Watchdog
+from workers.work import Answer, Parcel
 
-logger = logging.getLogger(__name__)
-
-IDENTIFY_AHEAD = 32  # videos that are known and wait for a decoder
-REPORT_S = 0.1
-SNAPSHOT_S = 1.0  # between two looks of an observer
 MAX_NOTES = 1000  # failures kept for the summary; the log has all of them
 
 
@@ -45,8 +45,10 @@ class Limits:
     """What may be used up.
 
     `stall_s`: time without progress in one decode task, or in opening one video. `decode_bytes`: private memory that
-    decoding may add to its process. `startup_s`: until the first replica is up. `segment_s`: length of video that
-    one decode task reads. `frames_bytes`: frames in flight (None: by the size of the cluster).
+    decoding may add to its process. `startup_s`: until a replica is up. `segment_s`: length of video that one decode
+    task reads. `frames_bytes`: frames in flight (None: by the size of the cluster). `answer_s`: one call of a replica.
+    `quiet_s`: without any window answered, before what is stuck is named. `log_s`: how long a log that cannot be
+    written is tried again. `decoders`: decode tasks at once (None: steered by what is measured).
     """
 
     stall_s: float = 120.0
@@ -54,6 +56,23 @@ class Limits:
     startup_s: float = 900.0
     segment_s: float = 300.0
     frames_bytes: int | None = None
+    answer_s: float = 3600.0
+    quiet_s: float = 60.0
+    log_s: float = 120.0
+    decoders: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """Stand-ins for the remote functions of the flow (benchmarks measure it without decoding). None: the real one."""
+
+    fingerprint: Any = None
+    probe: Any = None
+    decode: Any = None
+
+    def given(self, name: str) -> dict[str, Any]:
+        task = getattr(self, name)
+        return {} if task is None else {"task": task}
 
 
 class Flow:
@@ -71,62 +90,91 @@ class Flow:
         *,
         skip: Mapping[str, str] | None = None,
         already: Mapping[str, Sequence[str]] | None = None,
+        keeper: Keeper | None = None,
+        share_again: Callable[[Mapping[str, float]], Shares] | None = None,
+        ask_for: int | None = None,
         limits: Limits | None = None,
+        tasks: Tasks | None = None,
         on_work: Callable[[], None] = lambda: None,
         on_progress: Callable[[Progress], None] = lambda progress: None,
         observers: Sequence[FlowObserver] = (),
     ) -> None:
         """`skip`: video_id -> status of what needs no work; `already`: names of such videos that were left out of
-        `sources`. `on_work` is called once, before the first video is taken up (and not at all when there is nothing
-        to do); `on_progress` about ten times a second."""
-        self._config, self._run_id, self._profile, self._shares = config, run_id, profile, shares
-        self._limits = limits or Limits()
-        self._skip = skip or {}
+        `sources`. `keeper`: of windows of unfinished videos. `share_again(resources)` shares a cluster that has changed
+        (None: it does not change); `ask_for`: replicas that the autoscaler is asked for. `on_work` is called once,
+        before the first video is taken up (and not at all when there is nothing to do); `on_progress` about ten times a
+        second."""
+        self._config, self._run_id, self._profile = config, run_id, profile
+        limits = self._limits = limits or Limits()
+        tasks = tasks or Tasks()
         self._on_work: Callable[[], None] | None = on_work
-        self._on_progress, self._reported = on_progress, 0.0
-        self._observers, self._shown = list(observers), 0.0
-        self.progress = Progress()
-        self._listing = Listing(sources)
-        self._fingerprints = fingerprinting(shares.identifiers, self._limits.stall_s)
-        self._probes = probing(shares.identifiers, self._limits.stall_s)
-        self._names: dict[str, list[str]] = {}  # of videos that are being worked on
-        self._seen: set[str] = set()  # video_ids of this run
+        self.progress = progress = Progress()
+        self._teller = Teller(progress, on_progress, observers)
+        self._keeper = keeper
+        self._loading: dict[Future[list[Answer]], Video] = {}
         self._schedule = Schedule(
             config.sampling,
             config.windowing,
-            budget_bytes=self._limits.frames_bytes or shares.budget_bytes,
-            decoders=shares.decoders,
+            budget_bytes=limits.frames_bytes or shares.budget_bytes,
+            decoders=limits.decoders or shares.decoders,
             batch_windows=profile.batch_windows,
-            segment_us=round(self._limits.segment_s * SECOND_US),
-        )
-        self._streams = Streams(
-            self._schedule,
-            lambda order: start_decode(
-                order, config.windowing, config.sampling, self._limits.decode_bytes, shares.decode_cpus
-            ),
-            self._limits.stall_s,
+            segment_us=round(limits.segment_s * SECOND_US),
         )
         self._pool = Pool(
             lambda name: start_replica(name, choice, profile, shares.replica_cpus),
             shares.replicas,
-            self._limits.startup_s,
+            limits.startup_s,
             shares.needs,
+            batch_windows=profile.batch_windows,
+            answer_s=limits.answer_s,
+            tell=lambda kind, name, where, detail: self._teller.event(kind, "watch", name, where, detail),
         )
-        self._committer = Committer(log)
+        self._elastic = Elastic(
+            self._schedule, self._pool, profile, shares, self._teller, limits.decoders, share_again, ask_for
+        )
+        self._streams = Streams(
+            self._schedule,
+            lambda order: start_decode(
+                order,
+                config.windowing,
+                config.sampling,
+                limits.decode_bytes,
+                self._elastic.decode_cpus,
+                self._elastic.decode_near(),
+                **tasks.given("decode"),
+            ),
+            limits.stall_s,
+            lambda stream: self._teller.event(
+                "retry", "decode", stream.order.segments[0].video.uri, stream.node, "no progress: ended, tried again"
+            ),
+        )
+        self._committer = Committer(log, limits.log_s, self._committed)
+        self._intake = Intake(
+            sources,
+            fingerprinting(shares.identifiers, limits.stall_s, **tasks.given("fingerprint")),
+            probing(shares.identifiers, limits.stall_s, **tasks.given("probe")),
+            skip or {},
+            progress,
+            on_video=self._take_up,
+            on_failed=self._failed,
+            on_name=self._committer.add_name,
+        )
+        self._watchdog = Watchdog(limits.quiet_s)
         self._config_hash = config.config_hash
         self._before = sum(map(len, (already or {}).values()))  # names that did not go through the listing
         for video_id, uris in (already or {}).items():
             for uri in uris:
-                self._known(video_id, uri)
+                self._intake.known(video_id, uri)
 
     def run(self) -> Progress:
         try:
             while not self._finished():
-                self._identify()
+                self._intake.pump(self._schedule.wants_videos() and not self._committer.full())
                 self._start()
                 for ref in self._wait():
                     self._take_in(ref)
                 self._record()
+                self._elastic.pump(self.progress, last_videos=self._intake.ended)
                 self._report()
             self.progress.model = self._pool.report()
         finally:
@@ -136,78 +184,27 @@ class Flow:
 
     # --- From names to videos.
 
-    def _identify(self) -> None:
-        """Take names from the listing while the schedule needs videos, and keep the identifying tasks going."""
-        if self._schedule.wants_videos() and not self._committer.full():
-            room = IDENTIFY_AHEAD - len(self._fingerprints) - len(self._probes)
-            for entry in self._listing.take(max(0, room)):
-                if isinstance(entry, VideoError):
-                    self._unidentified(entry.uri, 0, entry)
-                else:
-                    self._fingerprints.waiting.append(entry)
-        self._fingerprints.pump()
-        self._probes.pump()
-
-    def _identified(self, stage: Stage, ref: Any) -> None:
-        for item, result in stage.collect(ref):
-            if stage is self._fingerprints:
-                self._fingerprinted(item, result)
-            else:
-                self._probed(item[0], item[1], result)
-
-    def _fingerprinted(self, source: Source, result: str | VideoError) -> None:
-        if isinstance(result, VideoError):
-            self._unidentified(source.uri, source.size_bytes, result)
-            return
-        if result in self._names:
-            self.progress.names += 1
-            self.progress.duplicates += 1
-            self._names[result].append(source.uri)
-            return
-        if result in self._seen or result in self._skip:
-            self._known(result, source.uri)
-            return
-        self.progress.names += 1
-        self._seen.add(result)
+    def _take_up(self, video: Video) -> None:
+        """A content that is to be watched: at once, or when what an earlier driver left of it has been read."""
         self._begin()
-        self._names[result] = [source.uri]
-        self._probes.waiting.append((source, result))
-
-    def _known(self, video_id: str, uri: str) -> None:
-        """A name of a video that the log has, or will have without this name."""
-        self.progress.names += 1
-        if video_id in self._seen:
-            self.progress.duplicates += 1
+        loading = self._keeper.load(video, self._config.windowing) if self._keeper is not None else None
+        if loading is None:
+            self._add(video, ())
         else:
-            self._seen.add(video_id)
-            self.progress.already += 1
-        self._committer.add_name(video_id, uri)
+            self._loading[loading] = video
 
-    def _probed(self, source: Source, video_id: str, result: Video | VideoError) -> None:
-        if isinstance(result, VideoError):
-            self._failed(video_id, self._names.pop(video_id), source.size_bytes, result)
-            return
-        windows = self._schedule.add(result)
-        self.progress.windows_known += windows
-        self.progress.known_us += result.duration_us
-
-    def _unidentified(self, uri: str, size_bytes: int, error: VideoError) -> None:
-        """Not even a fingerprint: the name stands in for the content."""
-        self.progress.names += 1
-        video_id = unread_id(uri)
-        if video_id in self._seen:
-            return
-        self._seen.add(video_id)
-        if video_id in self._skip:
-            self.progress.already += 1
-        else:
-            self._failed(video_id, [uri], size_bytes, error)
+    def _add(self, video: Video, kept: Sequence[Answer]) -> None:
+        windows = self._schedule.add(video, kept)
+        self.progress.windows_known += windows - len(kept)
+        self.progress.windows_kept += len(kept)
+        kept_us = sum(self._fresh_us(answer) for answer in kept)
+        self.progress.known_us += max(0, video.duration_us - kept_us)
 
     def _failed(self, video_id: str, uris: list[str], size_bytes: int, error: VideoError) -> None:
         self._begin()
         reason = f"{error.reason}: {error.detail}"
         self.progress.failed += 1
-        self._note(uris[0], reason)
+        self._note(uris[0], "failed", "identify", reason)
         self._committer.add(
             VideoResult(video_id, self._run_id, self._config_hash, tuple(uris), size_bytes, "failed", reason)
         )
@@ -221,58 +218,90 @@ class Flow:
 
     def _start(self) -> None:
         """Start what can be started: replicas, decoders, and batches on free replicas."""
+        for loading in [f for f in self._loading if f.done()]:
+            video, kept = self._loading.pop(loading), loading.result()
+            if self._keeper is not None:
+                self._keeper.loaded(video.video_id, kept)
+            self._add(video, kept)
         self._pool.pump()
+        for outcome in self._pool.overdue():
+            self._watched(outcome)
         self._streams.pump()
-        while self._pool.free and (batch := self._schedule.next_batch(part=not self._streams.running)) is not None:
+        now = time.monotonic()
+        while self._pool.free:
+            batch = self._schedule.next_batch(
+                part=not self._streams.running,
+                most=self._pool.call_windows(self._schedule.ready),
+                node=self._elastic.node_of(self._pool.next_free()),
+                now=now,
+            )
+            if batch is None:
+                break
             self._pool.watch(batch)
 
     def _wait(self) -> list[Any]:
         """Wait until something happened; returns where."""
-        refs = [*self._pool.refs(), *self._streams.refs(), *self._fingerprints.running, *self._probes.running]
+        refs = [*self._pool.refs(), *self._streams.refs(), *self._intake.refs()]
         if not refs:
             time.sleep(0.01)
             return []
-        ready, rest = ray.wait(refs, num_returns=1, timeout=REPORT_S, fetch_local=False)
+        ready, rest = ray.wait(refs, num_returns=1, timeout=Teller.PROGRESS_S, fetch_local=False)
         if ready and rest:
             ready = ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)[0]
         return list(ready)
 
     def _take_in(self, ref: Any) -> None:
         if isinstance(ref, ray.ObjectRefGenerator):
-            if (decoded := self._streams.collect(ref)) is not None:
-                self.progress.decode_s += decoded.decode_s
-                self.progress.frames += len(decoded.frame_us)
-        elif ref in self._fingerprints.running:
-            self._identified(self._fingerprints, ref)
-        elif ref in self._probes.running:
-            self._identified(self._probes, ref)
-        elif (outcome := self._pool.collect(ref)) is not None:
+            if (parcel := self._streams.collect(ref)) is not None:
+                self._decoded(parcel)
+        elif not self._intake.collect(ref) and (outcome := self._pool.collect(ref)) is not None:
             self._watched(outcome)
 
+    def _decoded(self, parcel: Parcel) -> None:
+        for decoded in parcel.windows:
+            self.progress.decode_s += decoded.decode_s
+            self.progress.frames += len(decoded.frame_us)
+
     def _watched(self, outcome: Outcome) -> None:
-        batch, failure = outcome.batch, outcome.failure
+        batch, failure, schedule, progress = outcome.batch, outcome.failure, self._schedule, self.progress
         if outcome.events is not None:
-            self._schedule.answered(batch, outcome.events, outcome.replica)
-            for window, said in zip(batch.windows, outcome.events, strict=True):
-                self.progress.windows += 1
-                seen_before_us = self._config.windowing.overlap_us if window.index else 0
-                self.progress.video_us += window.end_us - window.start_us - seen_before_us
-                self.progress.model_s += said.model_s
-        elif failure is not None and failure.what == "model":
-            self._schedule.refused(batch, failure.detail)
-        elif failure is not None and failure.what == "lost":
-            self._schedule.frames_lost(batch, time.monotonic())
-        elif failure is not None:
-            self._schedule.replica_died(batch, failure.detail)
+            schedule.answered(batch, outcome.events, outcome.replica)
+            if self._keeper is not None:
+                self._keeper.note(schedule.fresh())
+            for waiting, said in zip(batch.members, outcome.events, strict=True):
+                window = said.window
+                progress.windows += 1
+                progress.video_us += window.end_us - window.start_us - self._overlap_us(window.index)
+                progress.model_s += said.model_s
+                progress.input_tokens += said.input_tokens
+                progress.output_tokens += said.output_tokens
+                self._teller.trace(waiting, said, outcome)
+            return
+        assert failure is not None
+        first = batch.members[0].window
+        self._teller.event("retry", "watch", f"{first.video_id} window {first.index}", outcome.replica, failure.detail)
+        if failure.what == "model":
+            schedule.refused(batch, failure.detail)
+        elif failure.what == "lost":
+            schedule.frames_lost(batch, time.monotonic())
+        else:
+            schedule.replica_died(batch, failure.detail, blame=failure.what != "node")
+
+    def _fresh_us(self, answer: Answer) -> int:
+        window = answer.decoded.window
+        return window.end_us - window.start_us - self._overlap_us(window.index)
+
+    def _overlap_us(self, index: int) -> int:
+        return self._config.windowing.overlap_us if index else 0
 
     # --- From answers to the log.
 
     def _record(self) -> None:
-        """Hand finished videos to the log."""
+        """Hand finished videos to the log, and windows of unfinished ones to the keeper."""
         for watched in self._schedule.finished():
             video_id = watched.video.video_id
             result, dropped = video_result(
-                watched, self._names.pop(video_id), self._run_id, self._config_hash, self._profile.rules
+                watched, self._intake.names_of(video_id), self._run_id, self._config_hash, self._profile.rules
             )
             self._committer.add(result)
             progress = self.progress
@@ -282,55 +311,57 @@ class Flow:
             if watched.status == "done":
                 progress.done += 1
             else:
-                self._note(result.uris[0], watched.reason)
                 progress.failed += watched.status == "failed"
                 progress.quarantined += watched.status == "quarantined"
+                self._note(result.uris[0], watched.status, "watch", watched.reason)
         self._committer.pump()
+        if self._keeper is not None:
+            self._keeper.pump()
+
+    def _committed(self, results: Sequence[VideoResult]) -> None:
+        """In the committer's thread. What is kept of a video that has failed stays: another run may take it up."""
+        if self._keeper is not None:
+            self._keeper.forget([r.video_id for r in results if r.status != "failed"])
 
     def _finished(self) -> bool:
-        return (
-            self._listing.ended
-            and not len(self._fingerprints)
-            and not len(self._probes)
-            and self._schedule.idle()
-            and not len(self._streams)
-        )
+        return self._intake.ended and not self._loading and self._schedule.idle() and not len(self._streams)
 
-    def _note(self, uri: str, reason: str) -> None:
+    def _note(self, uri: str, status: Any, stage: Any, reason: str) -> None:
         if len(self.progress.failures) < MAX_NOTES:
             self.progress.failures.append((uri, reason))
+        self._teller.event(status, stage, uri, "", reason)
 
     def _report(self, last: bool = False) -> None:
-        now = time.monotonic()
-        if now - self._reported < REPORT_S and not last:
-            return
-        self._reported = now
         progress = self.progress
-        progress.found, progress.listed = self._listing.found + self._before, self._listing.ended
-        progress.replicas, progress.replica_deaths = self._pool.up, self._pool.deaths
-        progress.bytes_in_flight, progress.peak_bytes = self._schedule.bytes_in_flight, self._schedule.peak_bytes
+        if not self._teller.due(last):
+            return
+        progress.found, progress.listed = self._intake.found + self._before, self._intake.listed
+        progress.replicas, progress.replicas_wanted = self._pool.up, self._pool.count
+        progress.replica_deaths, progress.decoders = self._pool.deaths, self._schedule.decoders.at_once
+        budget = self._schedule.budget
+        progress.bytes_in_flight, progress.peak_bytes = budget.in_flight, budget.peak
+        progress.budget_bytes = budget.limit
         progress.commit_s = self._committer.commit_s
-        self._on_progress(progress)
-        if now - self._shown >= SNAPSHOT_S or last:
-            self._shown = now
-            self._tell(lambda observer: observer.snapshot(progress))
-
-    def _tell(self, say: Callable[[FlowObserver], None]) -> None:
-        """Tell the observers; one that raises is not asked again: numbers beside the work do not end a run."""
-        for observer in list(self._observers):
-            try:
-                say(observer)
-            except Exception:
-                logger.exception("an observer of the run failed and is left out from now on")
-                self._observers.remove(observer)
+        progress.retries = (
+            self._intake.retries + self._schedule.decoders.retries + self._schedule.retries + self._committer.retries
+        )
+        suspects = self._elastic.suspects(self._streams, self._committer, self._limits.quiet_s)
+        self._watchdog.look(progress.windows, suspects, self._teller.stuck)
+        progress.stuck = () if last else self._watchdog.stuck
+        self._teller.report(last)
 
     def _stop(self) -> None:
         """End every task and replica; what is finished goes into the log, whatever ended the run."""
-        self._listing.close()
+        self._intake.close()
         try:
+            self._elastic.close()
             self._streams.stop()
-            for ref in [*self._fingerprints.running, *self._probes.running]:
+            for ref in self._intake.refs():
                 ray.cancel(ref, force=True)
             self._pool.stop()
         finally:
-            self._committer.finish()
+            try:
+                self._committer.finish()
+            finally:
+                if self._keeper is not None:
+                    self._keeper.finish()

@@ -30,10 +30,12 @@ from model.registry import find_model
 from pipeline.errors import ModelError
 from pipeline.event import WindowEvents
 from pipeline.plan import Window
+from workers.replica import actor_dead
 from workers.report import add_up
 
 START_S = 1800.0  # from the ranks' places being there to the last one warm
 STALL_S = 600.0  # of one collective: a rank that neither answers nor dies ends the gang
+GUARD_S = 0.25  # between two looks at whether all ranks live
 EXIT_S = 1.0  # in which the error of a failed rank is told before its process ends
 
 
@@ -46,6 +48,7 @@ class GangPlan:
     ranks: int
     cpus: float
     gpus: float
+    at_once: int = 1  # windows that the model is given together
     start_s: float = START_S
     stall_s: float = STALL_S
 
@@ -92,14 +95,22 @@ class _Rank:
             self._model = factory.load_rank(plan.choice.settings, self._rank, plan.ranks, group)
             return str(ray.get_runtime_context().get_node_id())
 
-    def watch(self, windows: Sequence[Window], frames: Sequence[ray.ObjectRef], together: bool) -> list[WindowEvents]:
-        """Answers to this rank's share of a batch. Collective. `frames` come as references and are fetched here, so
-        that ones that cannot be had do not keep this rank from the others' steps."""
+    def watch(
+        self,
+        windows: Sequence[Window],
+        parcels: Sequence[ray.ObjectRef],
+        at: Sequence[tuple[int, int]],
+        together: bool,
+    ) -> list[WindowEvents]:
+        """Answers to this rank's share of a batch. Collective. Frames come as references to parcels of them and are
+        fetched here, so that ones that cannot be had do not keep this rank from the others' steps."""
         with _ending_on_fault():
             missing: Exception | None = None
             batch: list[Any] = []
             try:
-                batch = list(zip(windows, ray.get(list(frames)), strict=True))
+                wanted = sorted({parcel for parcel, _ in at})
+                there = dict(zip(wanted, ray.get([parcels[parcel] for parcel in wanted]), strict=True))
+                batch = [(window, there[parcel][place]) for window, (parcel, place) in zip(windows, at, strict=True)]
             except Exception as error:  # noqa: BLE001 - raised again below
                 missing = error
             answers: list[WindowEvents] = []
@@ -166,15 +177,35 @@ class _Coordinator:
         ]
         host, port = self._all([self._ranks[0].meeting_point.remote()], plan.start_s)[0]
         nodes: list[str] = self._all([rank.load.remote(host, port) for rank in self._ranks], plan.start_s)
+        threading.Thread(target=self._guard, daemon=True, name="guard").start()
         return nodes
 
-    def watch(self, windows: Sequence[Window], frames: Sequence[ray.ObjectRef]) -> list[WindowEvents]:
-        """Answers in the order of `windows`."""
+    def _guard(self) -> None:
+        """A rank that dies while the gang is idle ends the gang: the driver sees its coordinator go."""
+        while not any(map(actor_dead, self._ranks)):
+            time.sleep(GUARD_S)
+        time.sleep(EXIT_S)  # a call under way tells the error first
+        self._end()
+        os._exit(1)
+
+    def watch(
+        self, windows: Sequence[Window], parcels: Sequence[ray.ObjectRef], at: Sequence[tuple[int, int]]
+    ) -> list[WindowEvents]:
+        """Answers in the order of `windows`, batch after batch."""
+        answers: list[WindowEvents] = []
+        for first in range(0, len(windows), self._plan.at_once):
+            last = first + self._plan.at_once
+            answers += self._watch_batch(windows[first:last], parcels, at[first:last])
+        return answers
+
+    def _watch_batch(
+        self, windows: Sequence[Window], parcels: Sequence[ray.ObjectRef], at: Sequence[tuple[int, int]]
+    ) -> list[WindowEvents]:
         together = len(windows) < len(self._ranks)
         shares = [list(range(len(windows)))] * len(self._ranks) if together else deal(windows, len(self._ranks))
         answers = self._all(
             [
-                rank.watch.remote([windows[i] for i in share], [frames[i] for i in share], together)
+                rank.watch.remote([windows[i] for i in share], list(parcels), [at[i] for i in share], together)
                 for rank, share in zip(self._ranks, shares, strict=True)
             ]
         )
@@ -228,7 +259,7 @@ class GangReplica:
 
     def __init__(self, name: str, choice: Any, profile: ModelProfile, cpus: float) -> None:
         self.name = name
-        plan = GangPlan(name, choice, profile.ranks, cpus, profile.gpus)
+        plan = GangPlan(name, choice, profile.ranks, cpus, profile.gpus, profile.batch_windows)
         self._places = reserve(plan)
         self._coordinator = _Coordinator.remote(plan)  # type: ignore[attr-defined]
         self._ready = self._coordinator.load.remote(self._places)
@@ -236,8 +267,13 @@ class GangReplica:
     def ready(self) -> ray.ObjectRef:
         return self._ready
 
-    def watch(self, windows: Sequence[Window], frames: Sequence[ray.ObjectRef]) -> ray.ObjectRef:
-        return self._coordinator.watch.remote(list(windows), list(frames))
+    def watch(
+        self, windows: Sequence[Window], parcels: Sequence[ray.ObjectRef], at: Sequence[tuple[int, int]]
+    ) -> ray.ObjectRef:
+        return self._coordinator.watch.remote(list(windows), list(parcels), list(at))
+
+    def dead(self) -> bool:
+        return actor_dead(self._coordinator)
 
     def report(self) -> ray.ObjectRef:
         return self._coordinator.report.remote()

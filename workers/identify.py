@@ -21,7 +21,9 @@ from workers.limits import memory_limit
 
 BATCH = 16  # sources per task, once things run
 PROBE_BYTES = 2 << 30  # of private memory that opening a video may add to its process
-TRIES = 2  # for a source that ends its worker process
+TRIES = {"died": 2, "node": 10, "lost": 10}  # for a source whose task ends without an answer, by why
+PASSING_TRIES = 6  # for one whose storage fails
+BACK_OFF_S = 1.0  # before the second try; doubled before each further one
 
 
 @ray.remote(num_cpus=0, max_retries=0)
@@ -128,7 +130,8 @@ class Stage:
     stall_s: float
     waiting: deque[Any] = field(default_factory=deque)
     running: dict[Any, _Task] = field(default_factory=dict)
-    _again: deque[tuple[Any, int]] = field(default_factory=deque)
+    retries: int = 0
+    _again: list[tuple[float, int, Any]] = field(default_factory=list)  # not before, try, item
     _batch: int = 1
 
     def __len__(self) -> int:
@@ -137,10 +140,13 @@ class Stage:
     def pump(self) -> None:
         """Start what may be started; end what has hung."""
         now = time.monotonic()
-        while len(self.running) < self.tasks and (self._again or self.waiting):
-            if self._again:
-                item, tries = self._again.popleft()
+        while len(self.running) < self.tasks:
+            due = next((i for i, (not_before, _, _) in enumerate(self._again) if not_before <= now), None)
+            if due is not None:
+                _, tries, item = self._again.pop(due)
                 self.running[self.start([item])] = _Task([item], now, tries)
+            elif not self.waiting:
+                break
             else:
                 items = [self.waiting.popleft() for _ in range(min(self._batch, len(self.waiting)))]
                 self._batch = min(BATCH, 2 * self._batch)
@@ -151,28 +157,38 @@ class Stage:
 
     def collect(self, ref: Any) -> list[tuple[Any, Any]]:
         """(item, result) pairs of a task that has ended; a VideoError is a result."""
-        task = self.running.pop(ref)
+        task, now = self.running.pop(ref), time.monotonic()
         try:
-            return list(zip(task.items, ray.get(ref), strict=True))
+            return [pair for pair in zip(task.items, ray.get(ref), strict=True) if not self._passing(task, *pair)]
         except Exception as error:  # noqa: BLE001 - sorted by `understand`
             failure = understand(error)
         if len(task.items) > 1:  # one of them did it: each alone from here
-            self._again.extend((item, 1) for item in task.items)
+            self._again += [(now, 1, item) for item in task.items]
+            self.retries += len(task.items)
             return []
         (item,) = task.items
-        if task.tries < TRIES and failure.what == "died":
-            self._again.append((item, task.tries + 1))
+        if task.tries < TRIES.get(failure.what, 1):
+            self._again.append((now, task.tries + 1, item))
+            self.retries += 1
             return []
         reason: VideoReason = "timeout" if failure.what == "cancelled" else "crash"
         detail = f"no answer within {self.stall_s:.0f} s" if reason == "timeout" else failure.detail
         return [(item, VideoError(self.uri(item), reason, f"opening it: {detail}"))]
 
+    def _passing(self, task: _Task, item: Any, result: Any) -> bool:
+        """Whether a result is an error that may heal by itself, and the item is tried again later."""
+        if not isinstance(result, VideoError) or result.reason != "storage" or task.tries >= PASSING_TRIES:
+            return False
+        self._again.append((time.monotonic() + BACK_OFF_S * 2 ** (task.tries - 1), task.tries + 1, item))
+        self.retries += 1
+        return True
 
-def fingerprinting(tasks: int, stall_s: float) -> Stage:
-    """Items: Source. Results: fingerprint or VideoError."""
-    return Stage(lambda items: _fingerprint_all.remote(items), lambda source: source.uri, tasks, stall_s)
+
+def fingerprinting(tasks: int, stall_s: float, task: Any = _fingerprint_all) -> Stage:
+    """Items: Source. Results: fingerprint or VideoError. `task`: a stand-in for the remote function."""
+    return Stage(lambda items: task.remote(items), lambda source: source.uri, tasks, stall_s)
 
 
-def probing(tasks: int, stall_s: float) -> Stage:
-    """Items: (Source, fingerprint). Results: Video or VideoError."""
-    return Stage(lambda items: _probe_all.remote(items), lambda item: item[0].uri, tasks, stall_s)
+def probing(tasks: int, stall_s: float, task: Any = _probe_all) -> Stage:
+    """Items: (Source, fingerprint). Results: Video or VideoError. `task`: a stand-in for the remote function."""
+    return Stage(lambda items: task.remote(items), lambda item: item[0].uri, tasks, stall_s)

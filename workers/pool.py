@@ -1,10 +1,10 @@
-"""The replicas of a run: started, handed batches, replaced when they die."""
+"""The replicas of a run: started, handed windows, replaced when they die, ended when their node is to go."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,32 +17,70 @@ from workers.replica import Replica
 from workers.report import add_up
 from workers.work import Batch
 
-MAX_START_FAILURES = 3  # in a row, before any replica came up
+MAX_START_FAILURES = 3  # in a row, while no replica is up
 MAX_DEATHS = 12  # in a row, without one window answered in between
+CALL_S = 0.25  # a call holds about so much work: short windows go many at a time
+CALL_WINDOWS = 512  # but no more than these
+LOOK_S = 0.25  # between two looks at whether idle replicas live
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a batch: `events`, or the `failure`."""
+    """What became of a batch: `events`, or the `failure`. `since`: when it was given out (monotonic seconds)."""
 
     batch: Batch
     replica: str
     events: Sequence[WindowEvents] | None
     failure: Failure | None
+    since: float = 0.0
+
+
+@dataclass(slots=True)
+class Member:
+    """A replica with what the driver knows of it. `nodes`: ids, once it is up. `since`: of its present state."""
+
+    replica: Replica
+    since: float
+    nodes: tuple[str, ...] = ()
+    batch: Batch | None = None
+    leaving: bool = False
+    hung: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.replica.name
 
 
 class Pool:
-    """Keeps `count` replicas alive. `start(name)` starts one; `needs` says what one takes, for the error message."""
+    """Keeps `count` replicas alive. `start(name)` starts one; `needs` says what one takes, for the error message.
 
-    def __init__(self, start: Callable[[str], Replica], count: int, startup_s: float, needs: str) -> None:
-        self._start, self._count, self._startup_s, self._needs = start, count, startup_s, needs
-        self._free: list[Replica] = []
-        self._starting: dict[Any, tuple[Replica, float]] = {}
-        self._busy: dict[Any, tuple[Replica, Batch]] = {}
+    `answer_s`: a call that takes longer ends its replica. `tell(kind, name, where, detail)` hears of what happens.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[str], Replica],
+        count: int,
+        startup_s: float,
+        needs: str,
+        *,
+        batch_windows: int = 1,
+        answer_s: float = 3600.0,
+        tell: Callable[[str, str, str, str], None] = lambda kind, name, where, detail: None,
+    ) -> None:
+        self._start, self.count, self._startup_s, self._needs = start, count, startup_s, needs
+        self._batch_windows, self._answer_s, self._tell = batch_windows, answer_s, tell
+        self._free: list[Member] = []
+        self._starting: dict[Any, Member] = {}
+        self._busy: dict[Any, Member] = {}
         self._numbers = 0
-        self._ever_up = False
+        self._looked = 0.0
+        self._going: frozenset[str] = frozenset()
+        self._gone: frozenset[str] = frozenset()
+        self._none_since = time.monotonic()
         self._failures_in_a_row = 0
         self._deaths_in_a_row = 0
+        self._window_s: float | None = None  # wall time that one window takes in a call, lately
         self.deaths = 0
 
     @property
@@ -50,51 +88,121 @@ class Pool:
         return len(self._free) + len(self._busy)
 
     @property
-    def free(self) -> bool:
-        return bool(self._free)
+    def free(self) -> int:
+        return len(self._free)
+
+    @property
+    def window_s(self) -> float | None:
+        """Wall seconds that one window takes a replica, lately; None before the first answer."""
+        return self._window_s
+
+    def busy(self) -> Iterator[Member]:
+        """The replicas that work on a batch now."""
+        return iter(self._busy.values())
+
+    def nodes(self) -> list[str]:
+        """The node of each replica that is up (of a gang: its first)."""
+        return [m.nodes[0] for m in (*self._free, *self._busy.values()) if m.nodes and not m.leaving]
 
     def refs(self) -> list[Any]:
         """References that resolve when something happens here."""
         return [*self._starting, *self._busy]
 
+    # --- How many, and where.
+
+    def cluster_changed(self, going: Collection[str], gone: Collection[str]) -> None:
+        """`going`: nodes that will end soon; `gone`: nodes that are dead."""
+        self._going, self._gone = frozenset(going), frozenset(gone)
+
     def pump(self) -> None:
-        """Start what is missing. Raises ModelError where no replica can be had."""
-        while len(self._starting) + self.up < self._count:
+        """Start what is missing, end what is too much. Raises ModelError where no replica can be had."""
+        now = time.monotonic()
+        if now - self._looked >= LOOK_S:
+            self._looked = now
+            for member in [m for m in self._free if m.replica.dead()]:
+                self._free.remove(member)
+                self._died(member, "it died while it was idle", blame=not self._gone.intersection(member.nodes))
+        for member in [*self._free, *self._busy.values()]:
+            member.leaving = member.leaving or bool(self._going.intersection(member.nodes))
+        staying = sum(not m.leaving for m in (*self._free, *self._busy.values()))
+        surplus = staying + len(self._starting) - self.count
+        for ref in list(self._starting)[: max(0, surplus)]:
+            self._starting.pop(ref).replica.stop()
+            surplus -= 1
+        for member in [*self._free, *self._busy.values()][: max(0, surplus)]:
+            member.leaving = True
+        for member in [m for m in self._free if m.leaving]:
+            self._free.remove(member)
+            self._drained(member)
+        while len(self._starting) + staying < self.count:
             self._numbers += 1
             replica = self._start(f"replica-{self._numbers}")
-            self._starting[replica.ready()] = (replica, time.monotonic())
+            self._starting[replica.ready()] = Member(replica, now)
+            staying = sum(not m.leaving for m in (*self._free, *self._busy.values()))
         if self.up:
-            return
-        for ref, (replica, since) in list(self._starting.items()):
-            if time.monotonic() - since > self._startup_s:
-                del self._starting[ref]
-                replica.stop()
-                raise ModelError(f"no replica came up within {self._startup_s:.0f} s; one needs {self._needs}")
+            self._none_since = now
+        elif self.count and now - self._none_since > self._startup_s:
+            raise ModelError(f"no replica came up within {self._startup_s:.0f} s; one needs {self._needs}")
+
+    # --- Work.
+
+    def call_windows(self, ready: int) -> int:
+        """How many of `ready` windows one call should hold: about `CALL_S` of work, and a share for every replica."""
+        batch = self._batch_windows
+        if self._window_s is None:
+            return batch
+        worth = min(CALL_WINDOWS, CALL_S / max(self._window_s, 1e-6), -(-ready // max(1, self.up)))
+        return max(1, int(worth) // batch) * batch
+
+    def next_free(self) -> Member:
+        """The free replica that is served next."""
+        return self._free[-1]
 
     def watch(self, batch: Batch) -> None:
-        """Give a batch to a free replica."""
-        replica = self._free.pop()
-        self._busy[replica.watch(batch.windows, [m.frames for m in batch.members])] = (replica, batch)
+        """Give a batch to the next free replica."""
+        member = self._free.pop()
+        parcels, at = batch.parcels()
+        member.batch, member.since = batch, time.monotonic()
+        self._busy[member.replica.watch(batch.windows, parcels, at)] = member
 
     def collect(self, ref: Any) -> Outcome | None:
         """Take in what happened at `ref`; None when it was not about a batch."""
         if ref in self._starting:
             self._started(ref)
             return None
-        replica, batch = self._busy.pop(ref)
+        member = self._busy.pop(ref)
         try:
             events = ray.get(ref)
         except Exception as error:  # noqa: BLE001 - sorted by `understand`
-            return self._failed(replica, batch, understand(error))
+            return self._failed(member, understand(error))
+        batch = member.batch
+        assert batch is not None
         if not _answers(events, batch):
-            return self._failed(replica, batch, Failure("fault", "crash", "it did not answer the windows it was given"))
-        self._free.append(replica)
+            return self._failed(member, Failure("fault", "crash", "it did not answer the windows it was given"))
+        now = time.monotonic()
+        window_s = (now - member.since) / len(batch.members)
+        self._window_s = window_s if self._window_s is None else 0.7 * self._window_s + 0.3 * window_s
+        outcome = Outcome(batch, member.name, events, None, member.since)
+        self._set_free(member, now)
         self._deaths_in_a_row = 0
-        return Outcome(batch, replica.name, events, None)
+        return outcome
+
+    def overdue(self) -> list[Outcome]:
+        """Calls that took longer than `answer_s`, or hang: their replicas are ended."""
+        now = time.monotonic()
+        late = [r for r, m in self._busy.items() if m.hung or now - m.since > self._answer_s]
+        return [self._late(self._busy.pop(ref), now) for ref in late]
+
+    def end(self, member: Member) -> None:
+        """This one hangs: `overdue` gives its batch back."""
+        member.hung = True
+
+    def _late(self, member: Member, now: float) -> Outcome:
+        return self._failed(member, Failure("died", "timeout", f"no answer within {now - member.since:.0f} s"))
 
     def report(self, within_s: float = 5.0) -> dict[str, Any]:
         """What the free replicas' models counted, added up. What a replica that died had counted is gone with it."""
-        refs = [replica.report() for replica in self._free]
+        refs = [member.replica.report() for member in self._free]
         ready = ray.wait(refs, num_returns=len(refs), timeout=within_s)[0] if refs else []
         total: dict[str, Any] = {}
         for ref in ready:
@@ -104,39 +212,63 @@ class Pool:
 
     def stop(self) -> None:
         """End every replica."""
-        for replica in [*self._free, *(r for r, _ in self._starting.values()), *(r for r, _ in self._busy.values())]:
-            replica.stop()
+        for member in [*self._free, *self._starting.values(), *self._busy.values()]:
+            member.replica.stop()
         self._free, self._starting, self._busy = [], {}, {}
 
+    # --- Comings and goings.
+
     def _started(self, ref: Any) -> None:
-        replica, _ = self._starting.pop(ref)
+        member = self._starting.pop(ref)
         try:
-            ray.get(ref)
+            member.nodes = tuple(ray.get(ref))
         except Exception as error:
-            replica.stop()
+            member.replica.stop()
             failure = understand(error)
             if failure.what == "model":
                 raise ModelError(failure.detail) from None
+            if failure.what == "node":
+                return
             self._failures_in_a_row += 1
             if self._failures_in_a_row >= MAX_START_FAILURES and not self.up:
                 raise ModelError(f"no replica can be started: {failure.detail}") from error
             return
         self._failures_in_a_row = 0
-        self._ever_up = True
-        self._free.append(replica)
+        self._set_free(member, time.monotonic())
+        self._tell("replica_up", member.name, ",".join(member.nodes), "")
 
-    def _failed(self, replica: Replica, batch: Batch, failure: Failure) -> Outcome:
+    def _set_free(self, member: Member, now: float) -> None:
+        member.batch, member.since = None, now
+        if member.leaving:
+            self._drained(member)
+        else:
+            self._free.append(member)
+
+    def _drained(self, member: Member) -> None:
+        member.replica.stop()
+        self._tell("replica_drained", member.name, ",".join(member.nodes), "its node goes, or it is not needed")
+
+    def _failed(self, member: Member, failure: Failure) -> Outcome:
+        batch = member.batch
+        assert batch is not None
+        outcome = Outcome(batch, member.name, None, failure, member.since)
         if failure.what in ("model", "lost"):  # the replica is well
-            self._free.append(replica)
-            return Outcome(batch, replica.name, None, failure)
-        replica.stop()
+            self._set_free(member, time.monotonic())
+            return outcome
+        if self._gone.intersection(member.nodes) and failure.what == "died":
+            failure = Failure("node", "crash", "its node died")
+        self._died(member, failure.detail, blame=failure.what != "node")
+        return Outcome(batch, member.name, None, failure, member.since)
+
+    def _died(self, member: Member, detail: str, blame: bool) -> None:
+        member.replica.stop()
         self.deaths += 1
+        self._tell("replica_died", member.name, ",".join(member.nodes), detail)
+        if not blame:
+            return
         self._deaths_in_a_row += 1
         if self._deaths_in_a_row >= MAX_DEATHS:
-            raise ModelError(
-                f"{MAX_DEATHS} replicas died in a row without answering a window; the last: {failure.detail}"
-            )
-        return Outcome(batch, replica.name, None, failure)
+            raise ModelError(f"{MAX_DEATHS} replicas died in a row without answering a window; the last: {detail}")
 
 
 def _answers(events: object, batch: Batch) -> bool:

@@ -39,14 +39,23 @@ class Replica(Protocol):
     name: str
 
     def ready(self) -> ray.ObjectRef:
-        """Resolves when the model is loaded and warm; raises ModelError where loading can never work."""
+        """Resolves to the ids of its nodes when the model is loaded and warm; raises ModelError where loading can never
+        work."""
         ...
 
-    def watch(self, windows: Sequence[Window], frames: Sequence[ray.ObjectRef]) -> ray.ObjectRef:
-        """Start work on a batch. The reference resolves to `list[WindowEvents]` in the order of `windows`.
+    def watch(
+        self, windows: Sequence[Window], parcels: Sequence[ray.ObjectRef], at: Sequence[tuple[int, int]]
+    ) -> ray.ObjectRef:
+        """Start work on windows, as many model batches as they make. The reference resolves to `list[WindowEvents]` in
+        the order of `windows`.
 
-        `frames[i]` refers to the `Frames` of `windows[i]`. Raises ModelError for what no retry can mend.
+        `parcels` refer to lists of `Frames`; those of `windows[i]` are in parcel `at[i][0]` at place `at[i][1]`. Raises
+        ModelError for what no retry can mend.
         """
+        ...
+
+    def dead(self) -> bool:
+        """Whether it is known to have ended; costs next to nothing. An idle one that dies is noticed by this."""
         ...
 
     def report(self) -> ray.ObjectRef:
@@ -66,18 +75,38 @@ class _ModelActor:
         self._choice = choice
         self._model: Model | None = None
 
-    def load(self) -> str:
-        """Load the model (not in __init__, whose errors lose their type). Returns the id of the node it runs on."""
+    def load(self) -> list[str]:
+        """Load the model (not in __init__, whose errors lose their type). Returns the ids of the nodes it runs on."""
         self._model = find_model(self._choice.spec).load(self._choice.settings)
-        return str(ray.get_runtime_context().get_node_id())
+        return [str(ray.get_runtime_context().get_node_id())]
 
-    def watch(self, windows: Sequence[Window], *frames: Frames) -> list[WindowEvents]:
-        """`frames` are read where they lie in the object store: their arrays are read-only views of it."""
+    def watch(
+        self, windows: Sequence[Window], at: Sequence[tuple[int, int]], at_once: int, *parcels: list[Frames]
+    ) -> list[WindowEvents]:
+        """`parcels` are read where they lie in the object store: their arrays are read-only views of it."""
         assert self._model is not None
-        return self._model.watch(list(zip(windows, frames, strict=True)))
+        answers: list[WindowEvents] = []
+        for first in range(0, len(windows), at_once):
+            batch = [
+                (window, parcels[parcel][place])
+                for window, (parcel, place) in zip(
+                    windows[first : first + at_once], at[first : first + at_once], strict=True
+                )
+            ]
+            answers += self._model.watch(batch)
+        return answers
 
     def report(self) -> dict[str, Any]:
         return self._model.report() if isinstance(self._model, Reporting) else {}
+
+
+DEAD = 4  # ActorTableData.ActorState of Ray's gcs.proto
+
+
+def actor_dead(actor: Any) -> bool:
+    """Whether an actor has ended, as the cluster's control service has told its owner: a look at local memory."""
+    state = actor._get_local_state()
+    return state is not None and state == DEAD
 
 
 class ActorReplica:
@@ -86,14 +115,20 @@ class ActorReplica:
     def __init__(self, name: str, choice: ModelChoice, profile: ModelProfile, cpus: float) -> None:
         self.name = name
         options = {"num_cpus": cpus, "num_gpus": profile.gpus}
+        self._at_once = profile.batch_windows
         self._actor = _ModelActor.options(**options).remote(choice)  # type: ignore[attr-defined]
         self._ready = self._actor.load.remote()
 
     def ready(self) -> ray.ObjectRef:
         return self._ready
 
-    def watch(self, windows: Sequence[Window], frames: Sequence[ray.ObjectRef]) -> ray.ObjectRef:
-        return self._actor.watch.remote(list(windows), *frames)
+    def watch(
+        self, windows: Sequence[Window], parcels: Sequence[ray.ObjectRef], at: Sequence[tuple[int, int]]
+    ) -> ray.ObjectRef:
+        return self._actor.watch.remote(list(windows), list(at), self._at_once, *parcels)
+
+    def dead(self) -> bool:
+        return actor_dead(self._actor)
 
     def report(self) -> ray.ObjectRef:
         return self._actor.report.remote()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.event import WindowEvents
@@ -13,11 +14,15 @@ from pipeline.video import Video
 
 @dataclass(frozen=True, slots=True)
 class DecodeOrder:
-    """Decode these windows now. `depth`: how many of them may lie ready before one is taken."""
+    """Decode these segments now, one after another: one of a long video, or several short videos.
+
+    Windows leave the decoder in parcels of `parcel_windows` at most; `depth` parcels may lie ready before one is taken.
+    """
 
     number: int
-    segment: Segment
+    segments: tuple[Segment, ...]
     depth: int
+    parcel_windows: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +36,35 @@ class Decoded:
     frame_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """Windows that leave a decoder together; their frames are a list of `Frames` of the same order in one object.
+
+    `failed`: segments of the order (by place) that cannot be decoded further: place -> (reason, detail). `node`: where
+    the frames are.
+    """
+
+    windows: tuple[Decoded, ...]
+    failed: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    node: str = ""
+
+
 @dataclass(slots=True)
 class Waiting:
     """A window that was taken from its decoder and is not answered yet.
 
-    `frames`: where its frames are (a reference, held for as long as they are needed). `order`: of its video in the
-    archive. `kills`: replicas that died over it. `alone`: not to be batched with others.
+    `parcel`: where its frames are (a reference, held for as long as they are needed), at `place` in the list.
+    `order`: of its video in the archive. `kills`: replicas that died over it. `alone`: not to be batched with others.
+    `node`: where its frames are. `since`: when it was taken (monotonic seconds).
     """
 
     decoded: Decoded
-    frames: Any
+    parcel: Any
+    place: int
     order: int
     window_bytes: int
+    node: str = ""
+    since: float = 0.0
     kills: int = 0
     alone: bool = False
 
@@ -53,19 +75,32 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Windows that one replica watches together."""
+    """Windows that one replica is given in one call."""
 
     number: int
     members: tuple[Waiting, ...]
 
     @property
     def windows(self) -> tuple[Window, ...]:
-        return tuple(m.window for m in self.members)
+        return tuple(m.decoded.window for m in self.members)
+
+    def parcels(self) -> tuple[list[Any], list[tuple[int, int]]]:
+        """The parcels that hold the frames, each once, and for each window (parcel, place in it)."""
+        parcels: list[Any] = []
+        number_of: dict[int, int] = {}
+        at = []
+        for member in self.members:
+            number = number_of.get(id(member.parcel))
+            if number is None:
+                number = number_of[id(member.parcel)] = len(parcels)
+                parcels.append(member.parcel)
+            at.append((number, member.place))
+        return parcels, at
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A watched window. `attempt` counts from 1; `replica` names who answered."""
+    """A watched window. `attempt` counts from 1; `replica` names who answered ("" for a window that is lost)."""
 
     decoded: Decoded
     events: WindowEvents

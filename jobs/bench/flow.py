@@ -104,13 +104,13 @@ def model_alone(model: str, settings: dict[str, Any], windows: int) -> float:
     choice = ModelChoice(f"python:jobs.bench.models:{model}", settings)
     profile = find_model(choice.spec).profile(settings)
     times = np.arange(33, dtype=np.int64) * 500_000
-    frames = [ray.put(Frames(np.zeros((33, 224, 398, 3), np.uint8), times, times + 500_000)) for _ in range(4)]
+    frames = [ray.put([Frames(np.zeros((33, 224, 398, 3), np.uint8), times, times + 500_000)]) for _ in range(4)]
     replica = start_replica("alone", choice, profile, profile.cpus)
     try:
         ray.get(replica.ready())
         began = time.perf_counter()
         for number in range(windows):
-            ray.get(replica.watch([Window("v", number, 0, 16_000_000)], [frames[number % 4]]))
+            ray.get(replica.watch([Window("v", number, 0, 16_000_000)], [frames[number % 4]], [(0, 0)]))
         return time.perf_counter() - began
     finally:
         replica.stop()

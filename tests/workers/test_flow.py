@@ -283,7 +283,7 @@ def test_a_log_that_cannot_be_written_ends_the_run_with_its_error(
 
     monkeypatch.setattr(EventLog, "commit", full)
     with pytest.raises(LogError, match="no space left"):
-        _run(archive, tmp_path / "log")
+        _run(archive, tmp_path / "log", limits=Limits(log_s=1.5))
 
 
 def test_ctrl_c_keeps_what_is_finished_and_the_next_run_does_the_rest(

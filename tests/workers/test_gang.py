@@ -83,7 +83,7 @@ def assert_gone(ref: Any, within_s: float) -> None:
 
 
 def watch(replica: Any, batch: list[tuple[Window, Frames]]) -> Any:
-    return ray.get(replica.watch([w for w, _ in batch], [ray.put(f) for _, f in batch]), timeout=120)
+    return ray.get(replica.watch([w for w, _ in batch], [ray.put([f]) for _, f in batch], [(i, 0) for i in range(len(batch))]), timeout=120)
 
 
 def pids(replica: Any) -> list[int]:
@@ -143,7 +143,7 @@ def test_frames_that_are_gone_are_said_to_be_lost_and_the_gang_stays_well(gang: 
     @ray.remote(num_cpus=0)
     class Decoder:
         def frames(self, frames: Frames) -> list[Any]:
-            return [os.getpid(), ray.put(frames)]
+            return [os.getpid(), ray.put([frames])]
 
     decoder = Decoder.remote()
     large = Frames(np.zeros((4, 512, 512, 3), np.uint8), np.arange(4) * 100, np.arange(4) * 100 + 50)
@@ -151,9 +151,9 @@ def test_frames_that_are_gone_are_said_to_be_lost_and_the_gang_stays_well(gang: 
     ray.kill(decoder)
     assert_ends([pid], within_s=30)
     assert_gone(orphan, within_s=30)
-    good = [ray.put(frames) for _, frames in windows[:2]]
+    good = [ray.put([frames]) for _, frames in windows[:2]]
     with pytest.raises(Exception) as caught:
-        ray.get(gang.watch([w for w, _ in windows[:3]], [*good, orphan]), timeout=60)
+        ray.get(gang.watch([w for w, _ in windows[:3]], [*good, orphan], [(0, 0), (1, 0), (2, 0)]), timeout=60)
     assert understand(caught.value).what == "lost"
     assert len(watch(gang, windows[:3])) == 3
     assert pids(gang) == before
@@ -162,8 +162,8 @@ def test_frames_that_are_gone_are_said_to_be_lost_and_the_gang_stays_well(gang: 
 def test_the_death_of_a_rank_ends_the_gang_at_once(gang: Any, windows: Any) -> None:
     """Last of those that use it."""
     ranks, held = pids(gang), ray.available_resources().get("CPU", 0)
-    frames = [ray.put(frames) for _, frames in windows]
-    answer = gang.watch([w for w, _ in windows], frames)
+    parcel = ray.put([frames for _, frames in windows])
+    answer = gang.watch([w for w, _ in windows], [parcel], [(0, i) for i in range(len(windows))])
     os.kill(ranks[1], 9)
     with pytest.raises(Exception) as caught:
         ray.get(answer, timeout=30)

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.event import WindowEvents
-from pipeline.plan import SECOND_US, Sampling, Windowing
+from pipeline.plan import SECOND_US, Sampling, Segment, Windowing
 from pipeline.video import Video
-from workers.schedule import MAX_KILLS, MAX_LOSSES, MAX_QUARANTINED, TRIES, Schedule
-from workers.work import Batch, Decoded, DecodeOrder, Watched
+from workers.decoders import TRIES
+from workers.schedule import MAX_KILLS, MAX_LOSSES, MAX_LOST, MAX_QUARANTINED, Schedule
+from workers.work import Answer, Batch, Decoded, DecodeOrder, Parcel, Watched
 
 SAMPLING = Sampling(fps=Fraction(1), short_side=None)
 WINDOWING = Windowing(4 * SECOND_US, SECOND_US)
@@ -30,9 +31,21 @@ def _schedule(**options: int) -> Schedule:
     return Schedule(SAMPLING, WINDOWING, **{**defaults, **options})
 
 
-def _decoded(order: DecodeOrder, index: int) -> Decoded:
-    video = order.segment.video
+def _segment(order: DecodeOrder) -> Segment:
+    """The only segment of an order."""
+    (segment,) = order.segments
+    return segment
+
+
+def _decoded(video: Video, index: int) -> Decoded:
     return Decoded(WINDOWING.window(video.video_id, index, video.duration_us), (index,), (), 0.1, 1)
+
+
+def _take(schedule: Schedule, order: DecodeOrder, *indices: int) -> None:
+    """Windows of the only segment of an order leave its decoder as one parcel."""
+    schedule.decoders.taking(order.number)
+    windows = tuple(_decoded(_segment(order).video, index) for index in indices)
+    schedule.taken(order.number, Parcel(windows), object(), 0.0)
 
 
 class _World:
@@ -40,8 +53,8 @@ class _World:
 
     def __init__(self, schedule: Schedule, seed: int, bad: dict[tuple[str, int], str]) -> None:
         self.schedule, self.random, self.bad = schedule, random.Random(seed), bad
-        self.streams: dict[int, tuple[DecodeOrder, int]] = {}
-        self.leaving: set[int] = set()  # streams whose next window is on its way to the driver
+        self.streams: dict[int, tuple[DecodeOrder, int, int]] = {}  # order, place, window
+        self.leaving: set[int] = set()  # streams whose next parcel is on its way to the driver
         self.batches: list[Batch] = []
         self.finished: list[Watched] = []
         self.watched: Counter[tuple[str, int]] = Counter()
@@ -49,21 +62,21 @@ class _World:
         self.now = 0.0
         self.peak = 0
 
-    def play(self, videos: list[Video], replicas: int = 2) -> None:
+    def play(self, videos: list[Video], replicas: int = 2, most: int = 0) -> None:
         rest = list(reversed(videos))
         for _ in range(20_000):
             self.now += 0.1
             if rest and self.schedule.wants_videos():
                 self.schedule.add(rest.pop())
             while (order := self.schedule.next_decode(self.now)) is not None:
-                self.streams[order.number] = (order, order.segment.first)
-            while len(self.batches) < replicas and (batch := self.schedule.next_batch()) is not None:
+                self.streams[order.number] = (order, 0, order.segments[0].first)
+            while len(self.batches) < replicas and (batch := self.schedule.next_batch(most=most)) is not None:
                 self.batches.append(batch)
             self._note_bytes()
             actions = [self._step_stream] * bool(self.streams) + [self._step_replica] * bool(self.batches)
             if actions:
                 self.random.choice(actions)()
-            for number in self.schedule.cancelled():
+            for number in self.schedule.decoders.cancelled():
                 self.streams.pop(number, None)
                 self.leaving.discard(number)
             self.finished += self.schedule.finished()
@@ -72,26 +85,42 @@ class _World:
         raise AssertionError("the schedule is stuck")
 
     def _step_stream(self) -> None:
-        takeable = [n for n in self.streams if n in self.leaving or self.schedule.may_take(n)]
+        decoders = self.schedule.decoders
+        takeable = [n for n in self.streams if n in self.leaving or decoders.may_take(n)]
         if not takeable:
             return
         number = self.random.choice(takeable)
-        order, index = self.streams[number]
-        if number not in self.leaving and index <= order.segment.last:
-            self.schedule.taking(number)
-            self.leaving.add(number)
+        order, place, index = self.streams[number]
+        if number not in self.leaving:
+            if place == len(order.segments):
+                del self.streams[number]
+                decoders.ended(number, self.now)
+            else:
+                decoders.taking(number)
+                self.leaving.add(number)
             return
         self.leaving.discard(number)
-        if index > order.segment.last:
-            del self.streams[number]
-            self.schedule.decode_ended(number, self.now)
-        elif self.bad.get((order.segment.video.video_id, index), "").startswith("decode"):
-            del self.streams[number]
-            reason = self.bad[order.segment.video.video_id, index].split(":")[1]
-            self.schedule.decode_failed(number, reason, "bad bytes", self.now)
-        else:
-            self.streams[number] = (order, index + 1)
-            self.schedule.taken(number, _decoded(order, index), object())
+        windows: list[Decoded] = []
+        failed: dict[int, tuple[str, str]] = {}
+        wanted = self.random.randint(1, order.parcel_windows)
+        while place < len(order.segments) and len(windows) < wanted and not failed:
+            segment = order.segments[place]
+            fate = self.bad.get((segment.video.video_id, index), "")
+            if fate.startswith("decode") and fate.endswith("crash"):  # takes its process, and what it had ready
+                del self.streams[number]
+                decoders.failed(number, "crash", "bad bytes", self.now)
+                return
+            if fate.startswith("decode"):
+                failed[place] = fate.split(":")[1], "bad bytes"
+            else:
+                windows.append(_decoded(segment.video, index))
+            if failed or index == segment.last:
+                place += 1
+                index = order.segments[place].first if place < len(order.segments) else 0
+            else:
+                index += 1
+        self.streams[number] = (order, place, index)
+        self.schedule.taken(number, Parcel(tuple(windows), failed), object(), self.now)
 
     def _step_replica(self) -> None:
         batch = self.batches.pop(self.random.randrange(len(self.batches)))
@@ -113,12 +142,16 @@ class _World:
     def _note_bytes(self) -> None:
         """Bytes that could really be there: what is held, and every open decoder as full as it may be."""
         schedule = self.schedule
+
+        def parcel_bytes(order: DecodeOrder) -> int:
+            return order.parcel_windows * max(schedule.window_bytes(s.video) for s in order.segments)
+
         held = sum(w.window_bytes for w in schedule._ready) + sum(
             m.window_bytes for b in self.batches for m in b.members
         )
-        held += sum(schedule.window_bytes(self.streams[n][0].segment.video) for n in self.leaving)
-        open_ = sum(order.depth * schedule.window_bytes(order.segment.video) for order, _ in self.streams.values())
-        assert held + open_ == schedule.bytes_in_flight
+        held += sum(parcel_bytes(self.streams[n][0]) for n in self.leaving)
+        open_ = sum(order.depth * parcel_bytes(order) for order, _, _ in self.streams.values())
+        assert held + open_ == schedule.budget.in_flight
         self.peak = max(self.peak, held + open_)
 
 
@@ -131,19 +164,20 @@ FATE = st.sampled_from(["decode:corrupt", "decode:crash", "decode:storage", "kil
     st.integers(1, 3),
     st.integers(1, 4),
     st.sampled_from([1, 200_000, 2_000_000, 10**9]),
+    st.sampled_from([0, 7]),
     st.integers(0, 10**6),
 )
 @settings(max_examples=150, deadline=None)
-def test_every_video_ends_once_and_as_it_must(sizes, fates, decoders, batch_windows, budget, seed) -> None:  # type: ignore[no-untyped-def]
+def test_every_video_ends_once_and_as_it_must(sizes, fates, decoders, batch_windows, budget, most, seed) -> None:  # type: ignore[no-untyped-def]
     videos = [_video(f"v{i}", seconds, side, side) for i, (seconds, side) in enumerate(sizes)]
     bad = {(f"v{i}", index): fate for (i, index), fate in fates.items()}
     schedule = _schedule(budget_bytes=budget, decoders=decoders, batch_windows=batch_windows)
     world = _World(schedule, seed, bad)
-    world.play(videos)
+    world.play(videos, most=most)
     assert sorted(w.video.video_id for w in world.finished) == [v.video_id for v in videos]
     largest = max(schedule.window_bytes(v) for v in videos)
-    assert max(world.peak, schedule.peak_bytes) <= max(budget, 2 * largest)
-    assert schedule.bytes_in_flight == 0
+    assert max(world.peak, schedule.budget.peak) <= max(budget, 2 * largest)
+    assert schedule.budget.in_flight == 0
     for watched in world.finished:
         video = watched.video
         count = WINDOWING.count(video.duration_us)
@@ -156,7 +190,13 @@ def test_every_video_ends_once_and_as_it_must(sizes, fates, decoders, batch_wind
             assert watched.status == "quarantined"
             assert indices == [i for i in range(count) if i not in of_it]
             assert all(f"window {i} " in watched.reason for i in of_it)
-        elif set(of_it.values()) != {"kill"}:
+        elif set(of_it.values()) == {"decode:crash"} and len(of_it) <= min(MAX_LOST, count - 1):
+            assert watched.status == "done" and indices == list(range(count))
+            lost = {(a.decoded.window.start_us, a.decoded.window.end_us) for a in watched.answers if not a.replica}
+            assert len(lost) == len(of_it) and lost == set(watched.lost_us)
+        elif not set(of_it.values()) & {"kill", "decode:crash"}:
+            assert watched.status == "failed"
+        elif set(of_it.values()) != {"kill"} and "decode:crash" not in of_it.values():
             assert watched.status in ("failed", "quarantined")
         if watched.status == "failed":
             assert not watched.answers and watched.reason
@@ -177,52 +217,103 @@ def test_windows_are_answered_once_where_replicas_die_over_others() -> None:
 @pytest.mark.parametrize("reason", sorted(TRIES))
 def test_a_segment_is_tried_as_often_as_its_failure_is_worth_and_waits_where_that_can_help(reason: str) -> None:
     schedule = _schedule(decoders=1, segment_us=100 * SECOND_US)
-    schedule.add(_video("v"))
+    schedule.add(_video("v", 2))  # one window
     now, begun = 0.0, []
     while not list(schedule.finished()):
         order = schedule.next_decode(now)
         if order is None:
-            at = schedule.retry_at()
+            at = schedule.decoders.retry_at()
             assert at is not None and at > now
             now = at
             continue
         begun.append(now)
-        schedule.decode_failed(order.number, reason, "x", now)
+        schedule.decoders.failed(order.number, reason, "x", now)
     assert len(begun) == TRIES[reason]
     pauses = [b - a for a, b in pairwise(begun)]
-    assert pauses == [(2.0**i if reason in ("storage", "timeout") else 0.0) for i in range(len(pauses))]
+    assert pauses == [(0.0 if reason == "crash" else 2.0**i) for i in range(len(pauses))]
 
 
-def test_a_segment_goes_on_where_it_failed_and_progress_earns_new_tries() -> None:
+def test_a_window_that_ends_three_decoders_is_a_lost_span_and_the_video_goes_on() -> None:
     schedule = _schedule(decoders=1, segment_us=100 * SECOND_US)
     schedule.add(_video("v"))
-    seen = []
-    for index in range(WINDOWING.count(30 * SECOND_US)):
-        for _ in range(2 if index == 0 else 1):  # the crash after a window was the first try of the next
-            order = schedule.next_decode(0.0)
-            assert order is not None
-            seen.append(order.segment.first)
-            schedule.decode_failed(order.number, "crash", "x", 0.0)
+    count, crashes = WINDOWING.count(30 * SECOND_US), 0
+    while not (finished := list(schedule.finished())):
         order = schedule.next_decode(0.0)
-        assert order is not None and order.segment.first == index
-        schedule.taken(order.number, _decoded(order, index), object())
-        schedule.decode_failed(order.number, "crash", "x", 0.0)
-        batch = schedule.next_batch()
-        assert batch is not None
-        schedule.answered(batch, [WindowEvents(batch.windows[0], ())], "r")
-    (watched,) = schedule.finished()
-    assert watched.status == "done"
+        assert order is not None
+        for index in range(_segment(order).first, _segment(order).last + 1):
+            if index == 3:
+                crashes += 1
+                schedule.decoders.failed(order.number, "crash", "segfault", 0.0)
+                break
+            _take(schedule, order, index)
+        else:
+            schedule.decoders.ended(order.number, 0.0)
+        while (batch := schedule.next_batch()) is not None:
+            schedule.answered(batch, [WindowEvents(w, ()) for w in batch.windows], "r")
+    assert crashes == TRIES["crash"]
+    (watched,) = finished
+    assert watched.status == "done" and len(watched.answers) == count
+    lost = WINDOWING.window("v", 3, 30 * SECOND_US)
+    assert watched.lost_us == ((lost.start_us, lost.end_us),)
 
 
-def test_a_decoder_that_ends_early_is_a_crash() -> None:
+def test_a_video_of_which_nothing_can_be_decoded_has_failed() -> None:
     schedule = _schedule(segment_us=100 * SECOND_US)
     schedule.add(_video("v"))
-    for _ in range(TRIES["crash"]):
+    while not (finished := list(schedule.finished())):
         order = schedule.next_decode(0.0)
-        assert order is not None and order.segment.first == 0
-        schedule.decode_ended(order.number, 0.0)
+        assert order is not None
+        schedule.decoders.ended(order.number, 0.0)  # a decoder that ends early is a crash
+    (watched,) = finished
+    assert watched.status == "failed" and watched.reason.startswith(f"crash: decoding ended before window {MAX_LOST}")
+
+
+def test_what_an_earlier_driver_finished_is_not_decoded_again() -> None:
+    schedule = _schedule(decoders=4, segment_us=100 * SECOND_US)
+    video = _video("v")
+    kept = [Answer(_decoded(video, i), WindowEvents(_decoded(video, i).window, ()), 1, "old") for i in (0, 1, 5)]
+    count = schedule.add(video, kept)
+    orders = []
+    while (order := schedule.next_decode(0.0)) is not None:
+        orders.append(order)
+    assert [(_segment(o).first, _segment(o).last) for o in orders] == [(2, 4), (6, count - 1)]
+    for order in orders:
+        _take(schedule, order, *range(_segment(order).first, _segment(order).last + 1))
+    batch = schedule.next_batch(most=100)
+    assert batch is not None
+    schedule.answered(batch, [WindowEvents(w, ()) for w in batch.windows], "new")
     (watched,) = schedule.finished()
-    assert watched.status == "failed" and watched.reason.startswith("crash: decoding ended before window 0")
+    assert [a.replica for a in watched.answers] == ["old", "old", "new", "new", "new", "old", *["new"] * (count - 6)]
+
+
+def test_short_videos_share_a_decoder_and_one_that_kills_it_is_found() -> None:
+    schedule = _schedule(decoders=1, segment_us=100 * SECOND_US)
+    for number in range(4):
+        schedule.add(_video(f"v{number}", 5))
+    order = schedule.next_decode(0.0)
+    assert order is not None and [s.video.video_id for s in order.segments] == ["v0", "v1", "v2", "v3"]
+    schedule.decoders.failed(order.number, "crash", "segfault", 0.0)
+    alone = []
+    for _ in range(4):
+        order = schedule.next_decode(0.0)
+        assert order is not None
+        alone.append(_segment(order).video.video_id)
+        if alone[-1] == "v2":
+            schedule.decoders.failed(order.number, "crash", "segfault", 0.0)
+        else:
+            _take(schedule, order, *range(_segment(order).first, _segment(order).last + 1))
+            schedule.decoders.ended(order.number, 0.0)
+    assert alone[:3] == ["v0", "v1", "v2"]
+
+
+def test_a_decoder_that_goes_with_its_node_is_nobodys_fault() -> None:
+    schedule = _schedule(decoders=1, segment_us=100 * SECOND_US)
+    schedule.add(_video("v"))
+    for _ in range(TRIES["crash"] + 2):
+        order = schedule.next_decode(0.0)
+        assert order is not None
+        schedule.decoders.moved(order.number, 0.0)
+    assert schedule.next_decode(0.0) is not None and not list(schedule.finished())
 
 
 def test_segments_of_one_video_decode_side_by_side() -> None:
@@ -230,7 +321,7 @@ def test_segments_of_one_video_decode_side_by_side() -> None:
     schedule.add(_video("v"))
     orders = [schedule.next_decode(0.0) for _ in range(4)]
     assert orders[3] is None
-    spans = [(o.segment.first, o.segment.last) for o in orders[:3] if o]
+    spans = [(_segment(o).first, _segment(o).last) for o in orders[:3] if o]
     assert spans == [(0, 2), (3, 5), (6, 8)]
 
 
@@ -239,15 +330,13 @@ def test_a_failed_video_lets_go_of_everything() -> None:
     schedule.add(_video("v"))
     first, second = schedule.next_decode(0.0), schedule.next_decode(0.0)
     assert first and second
-    for index in range(2):
-        schedule.taking(first.number)
-        schedule.taken(first.number, _decoded(first, index), object())
+    _take(schedule, first, 0, 1)
     batch = schedule.next_batch()
     assert batch is not None
-    schedule.decode_failed(second.number, "corrupt", "no frame at all", 0.0)
-    assert schedule.cancelled() == [first.number]
+    schedule.decoders.failed(second.number, "corrupt", "no frame at all", 0.0)
+    assert schedule.decoders.cancelled() == [first.number]
     schedule.answered(batch, [WindowEvents(batch.windows[0], ())], "r")  # came too late
-    assert schedule.bytes_in_flight == 0 and schedule.next_batch() is None
+    assert schedule.budget.in_flight == 0 and schedule.next_batch() is None
     (watched,) = schedule.finished()
     assert watched.status == "failed" and watched.answers == ()
 
@@ -257,10 +346,9 @@ def test_a_batch_that_decoders_may_still_fill_is_held_back() -> None:
     schedule.add(_video("v"))
     order = schedule.next_decode(0.0)
     assert order is not None
-    for index in range(2):
-        schedule.taken(order.number, _decoded(order, index), object())
+    _take(schedule, order, 0, 1)
     assert schedule.next_batch(part=False) is None
-    schedule.taken(order.number, _decoded(order, 2), object())
+    _take(schedule, order, 2)
     batch = schedule.next_batch(part=False)
     assert batch is not None and len(batch.windows) == 3
 
@@ -277,3 +365,18 @@ def test_a_video_without_duration_is_a_failed_row() -> None:
     assert schedule.add(_video("v", 0)) == 0
     (watched,) = schedule.finished()
     assert watched.status == "failed" and watched.reason.startswith("empty")
+
+
+def test_a_replica_is_given_frames_of_its_own_node_unless_others_wait_too_long() -> None:
+    schedule = _schedule(decoders=1, segment_us=100 * SECOND_US)
+    schedule.add(_video("v"))
+    order = schedule.next_decode(0.0)
+    assert order is not None
+    for index in range(4):
+        schedule.decoders.taking(order.number)
+        parcel = Parcel((_decoded(_segment(order).video, index),), node="ab"[index % 2])
+        schedule.taken(order.number, parcel, object(), 0.0)
+    near = schedule.next_batch(node="b", now=1.0)
+    late = schedule.next_batch(node="b", now=100.0)
+    assert near is not None and late is not None
+    assert (near.windows[0].index, late.windows[0].index) == (1, 0)

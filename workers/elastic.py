@@ -1,0 +1,172 @@
+"""The run follows its cluster: replicas and decoders come and go with the nodes, and the stages keep pace.
+
+Once a second it is looked at which nodes are there (workers/nodes.py), how fast the stages are (workers/steer.py), and
+what the autoscaler should be asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from ray.autoscaler.sdk import request_resources
+
+from model.interface import ModelProfile
+from workers.commit import Committer
+from workers.nodes import NodeWatch
+from workers.pool import Member, Pool
+from workers.report import Progress
+from workers.schedule import Schedule
+from workers.shares import Shares
+from workers.steer import Steer
+from workers.streams import Streams
+from workers.teller import Teller
+from workers.watchdog import Suspect
+
+LOOK_S = 1.0
+PATIENCE = 10  # times the quiet time of the watchdog, after which what is stuck is ended
+ASK_S = 30.0  # between two requests to the autoscaler
+
+
+class Elastic:
+    """`decoders`: fixed number of decoders, None to steer it. `share_again`, `ask_for`: see `Flow`."""
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        pool: Pool,
+        profile: ModelProfile,
+        shares: Shares,
+        teller: Teller,
+        decoders: int | None,
+        share_again: Callable[[Mapping[str, float]], Shares] | None,
+        ask_for: int | None,
+    ) -> None:
+        self._schedule, self._pool, self._profile, self._teller = schedule, pool, profile, teller
+        self._share_again, self._ask_for, self._fixed = share_again, ask_for, decoders is not None
+        self.decode_cpus = shares.decode_cpus
+        self._watch = NodeWatch()
+        self._nodes = self._watch.latest
+        self._steer = Steer(shares.decoders, shares.decoders)
+        self._looked = self._asked = 0.0
+        self._before = (0.0, 0)  # seconds of decoding and windows decoded, at the last look
+        self._idle_looks: list[bool] = []
+        self._turn = 0
+
+    def pump(self, progress: Progress, last_videos: bool) -> None:
+        """Look, once a second. `last_videos`: no more videos will come."""
+        self._idle_looks.append(self._pool.free > 0)
+        now = time.monotonic()
+        if now - self._looked < LOOK_S:
+            return
+        self._looked = now
+        self._follow_nodes(progress)
+        self._steer_decoders(progress)
+        if self._ask_for is not None and now - self._asked >= ASK_S:
+            self._asked = now
+            self._ask(0 if last_videos and self._schedule.decoders.idle() else self._ask_for)
+
+    def close(self) -> None:
+        self._watch.close()
+        if self._ask_for is not None:
+            self._ask(0)
+
+    # --- Nodes.
+
+    def decode_near(self) -> str | None:
+        """The node where the next decode task should run if it has room: the replicas' nodes take turns."""
+        nodes = self._pool.nodes()
+        if len(self._nodes.alive) < 2 or not nodes:
+            return None
+        self._turn += 1
+        return nodes[self._turn % len(nodes)]
+
+    def node_of(self, member: Member) -> str:
+        """The node of a replica, where that matters."""
+        return member.nodes[0] if member.nodes and len(self._nodes.alive) > 1 else ""
+
+    def _follow_nodes(self, progress: Progress) -> None:
+        before, now = self._nodes, self._watch.latest
+        progress.nodes = len(now.alive)
+        if now is before:
+            return
+        self._nodes = now
+        changed = False
+        for node in now.alive.keys() - before.alive.keys():
+            changed = True
+            self._teller.event("node_added", "watch", now.name(node), "", "")
+        for node in (before.alive.keys() - now.alive.keys()) | (now.dead - before.dead - before.alive.keys()):
+            changed = True
+            progress.nodes_lost += 1
+            self._teller.event("node_lost", "watch", now.name(node), "", "")
+        for node in now.draining - before.draining:
+            changed = True
+            self._teller.event("node_draining", "watch", now.name(node), "", "nothing new goes there")
+        if not changed:
+            return
+        self._pool.cluster_changed(now.draining, now.dead)
+        if self._share_again is not None:
+            shares = self._share_again(now.resources())
+            self._pool.count = shares.replicas
+            self.decode_cpus = shares.decode_cpus
+            self._steer.most = shares.decoders
+            if not self._fixed:
+                self._schedule.decoders.at_once = min(self._schedule.decoders.at_once, shares.decoders)
+
+    # --- Rates.
+
+    def _steer_decoders(self, progress: Progress) -> None:
+        decode_s, decoded = progress.decode_s, self._schedule.taken_windows
+        before_s, before_windows = self._before
+        self._before = decode_s, decoded
+        looks, self._idle_looks = self._idle_looks, []
+        if self._fixed:
+            return
+        fresh = decoded - before_windows
+        self._schedule.decoders.at_once = self._steer.look(
+            (decode_s - before_s) / fresh if fresh else None,
+            self._pool.window_s,
+            self._pool.up,
+            sum(looks) / max(1, len(looks)),
+            self._schedule.ready,
+        )
+
+    # --- The autoscaler.
+
+    def _ask(self, replicas: int) -> None:
+        """Ask for room for so many replicas and the decoders that keep them busy; 0: nothing is needed any more."""
+        share = {"CPU": self._profile.cpus, "GPU": self._profile.gpus}
+        bundles: list[dict[str, Any]] = []
+        if rank := {resource: amount for resource, amount in share.items() if amount}:
+            bundles += [rank] * (replicas * self._profile.ranks)
+        if replicas and self._steer.decode_s is not None and self._steer.watch_s:
+            bundles += [{"CPU": 1}] * min(10_000, round(replicas * self._steer.decode_s / self._steer.watch_s))
+        with contextlib.suppress(Exception):  # a hint: a cluster without an autoscaler has no use for it
+            request_resources(bundles=bundles)
+
+    # --- What may be stuck.
+
+    def suspects(self, streams: Streams, committer: Committer, quiet_s: float) -> Iterator[Suspect]:
+        """Everything in progress. What hangs beyond all measure is ended; decoding in progress has its own limit."""
+        limit_s = PATIENCE * quiet_s
+        for stream in streams:
+            uri = stream.order.segments[0].video.uri
+            if stream.expects == "started":
+                where = "no node has room for its task yet"
+                yield Suspect("decode", uri, where, stream.opened, limit_s, partial(streams.end, stream))
+            elif stream.since is not None:
+                yield Suspect("decode", uri, self._nodes.name(stream.node), stream.since)
+        for member in self._pool.busy():
+            assert member.batch is not None
+            window = member.batch.members[0].window
+            where = f"{member.name} on {self._nodes.name(member.nodes[0] if member.nodes else '')}"
+            usual_s = (self._pool.window_s or 0.0) * len(member.batch.members)
+            what = f"{window.video_id} window {window.index}"
+            yield Suspect(
+                "watch", what, where, member.since, max(limit_s, 20 * usual_s), partial(self._pool.end, member)
+            )
+        if (since := committer.busy_since()) is not None:
+            yield Suspect("commit", "the event log", committer.trouble, since)
