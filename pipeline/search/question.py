@@ -32,7 +32,8 @@ _IDLE_WORDS = """
     what when where which who whom whose why how at in on of to from for with by and or but as if so not no any some
     happen happens happened happening occur occurs occurred time times second seconds minute minutes moment show shows
     shown see seen video videos clip film scene please tell about find give list all every each just exactly
-    then also often many ever again go goes going get gets there's what's when's
+    then also often many ever again something anything someone anyone thing things
+    go goes going get gets there's what's when's
 """
 _IDLE = frozenset(_IDLE_WORDS.split())
 _IDLE_HAN = re.compile(

@@ -1,0 +1,160 @@
+"""query, search, ask and sql as a person meets them: what they print, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import secondsight
+from jobs.cli import main
+from pipeline.event import Event
+from pipeline.log import EventLog
+from tests.pipeline.logs import run_record, video_result
+
+S = 1_000_000
+
+
+def at(start: float, end: float, kind: str, text: str) -> Event:
+    return Event(round(start * S), round(end * S), kind, text, 0.5, 0, 0, (round(start * S),), {"level": 1})
+
+
+STORY = [
+    at(1, 3, "appear", "a red circle appears"),
+    at(2, 6, "text", "EXIT"),
+    at(4, 5, "leave", "the red circle leaves"),
+    at(7, 8, "appear", "a blue square appears"),
+    at(9, 10, "leave", "the blue square leaves"),
+    at(20, 22, "appear", "a red circle appears"),
+]
+OTHER = [at(0, 2, "appear", "a green star appears"), at(30, 31, "text", "红色的圆形离开了")]
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> str:
+    made = EventLog.open(str(tmp_path_factory.mktemp("search") / "log"), create=True)
+    made.begin_run(run_record())
+    made.commit([video_result("a.mp4", STORY), video_result("b.mp4", OTHER)])
+    return made.uri
+
+
+@pytest.fixture(autouse=True)
+def words_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.search.embed import installed_embedder
+
+    monkeypatch.setenv("SECONDSIGHT_EMBEDDER", "none")
+    installed_embedder.cache_clear()
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> str:
+    assert main(list(arguments)) == status
+    out, err = capsys.readouterr()
+    return out if status == 0 else err
+
+
+def rows(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in said(capsys, *arguments, "--format", "jsonl").splitlines()]
+
+
+def test_query_around_events(log: str, capsys: pytest.CaptureFixture[str]) -> None:
+    a = ("query", log, "--video", "a.mp4")
+    assert [r["text"] for r in rows(capsys, *a, "--after", "leave")] == [e.text for e in STORY[3:]]
+    assert [r["text"] for r in rows(capsys, *a, "--before", "leave", "--count", "1")] == ["EXIT"]
+    (beside,) = rows(capsys, *a, "--while", "the red circle leaves")
+    assert beside["text"] == "EXIT" and beside["run_id"] == "run-1" and beside["evidence_us"] == [2 * S]
+    assert rows(capsys, *a, "--while", str(beside["event_id"]))[1]["text"] == "the red circle leaves"
+    assert [r["text"] for r in rows(capsys, "query", log, "--first", "--kind", "appear")] == [
+        "a red circle appears",
+        "a green star appears",
+    ]
+    assert [r["start_us"] for r in rows(capsys, "query", log, "--last")] == [20 * S, 30 * S]
+    assert "while leave" in said(capsys, *a, "--while", "leave")
+
+
+def test_query_of_whole_videos(log: str, capsys: pytest.CaptureFixture[str]) -> None:
+    a = ("query", log, "--video", "a.mp4")
+    gaps = rows(capsys, *a, "--gaps", "1")
+    assert [(r["start_us"], r["end_us"]) for r in gaps] == [
+        (0, S), (6 * S, 7 * S), (8 * S, 9 * S), (10 * S, 20 * S), (22 * S, 60 * S)
+    ]  # fmt: skip
+    assert [r["events"] for r in rows(capsys, *a, "--density", "2")][:6] == [1, 2, 2, 1, 1, 0]
+    assert {(r["kind"], r["events"]) for r in rows(capsys, *a, "--kinds")} == {("appear", 3), ("leave", 2), ("text", 1)}
+    assert "0:00:10.000   0:00:20.000   0:00:10.000" in said(capsys, *a, "--gaps", "5")
+    assert "▄██▄▄ " in said(capsys, *a, "--density", "2")
+    (first,) = rows(capsys, *a, "--first")
+    whole = said(capsys, *a, "--event", str(first["event_id"]))
+    for line in ("appear: a red circle appears", "run-1 (signals", "0: 0:00:00.000 - 0:00:16.000, 2 frames"):
+        assert line in whole
+    assert json.loads(said(capsys, *a, "--event", str(first["event_id"]), "--format", "json"))[0]["windows"]
+
+
+def test_search_prints_what_it_finds(log: str, capsys: pytest.CaptureFixture[str]) -> None:
+    hits = rows(capsys, "search", log, "red circle leaves")
+    assert hits[0]["text"] == "the red circle leaves" and hits[0]["video"] == "/archive/a.mp4"
+    assert hits[0]["found_by"] == ["words"] and hits[0]["run_id"] == "run-1"
+    assert [r["text"] for r in rows(capsys, "search", log, "圆形")] == ["红色的圆形离开了"]
+    assert [r["start_us"] for r in rows(capsys, "search", log, "circle", "--from", "3", "--to", "19")] == [4 * S]
+    assert "one letter changed" in said(capsys, "search", log, "squrae")
+    assert said(capsys, "search", log, "dragon") == "no event says that\n"
+    main(["search", log, "circle"])
+    assert "words only: no embedder" in capsys.readouterr().err
+
+
+def test_ask_shows_evidence(log: str, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = said(capsys, "ask", log, "when does the red circle leave, and what happens next?", "--around", "1")
+    lines = answer.splitlines()
+    assert lines[0].startswith("[1] a.mp4  0:00:04.000 - 0:00:05.000  leave: the red circle leaves")
+    assert " ".join(lines[1].split()) == "[2] next 0:00:07.000 - 0:00:08.000 appear: a blue square appears"
+    asked = json.loads(said(capsys, "ask", log, "红色的圆形什么时候离开？", "--format", "json"))
+    assert [e["text"] for e in asked["evidence"]] == ["红色的圆形离开了"] and asked["answer"] is None
+    assert "3 events fit" in said(capsys, "ask", log, "how many times does something appear?", "--video", "a.mp4")
+    assert "No event of the log supports an answer" in said(capsys, "ask", log, "when does a dragon eat the moon?")
+
+
+def test_mistakes_are_one_line(log: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    none, half = str(tmp_path / "none"), tmp_path / "half"
+    (half / "_delta_log").mkdir(parents=True)
+    (half / "_delta_log" / f"{0:020}.json").write_text('{"protocol":{"minRea')
+    for arguments, what in (
+        (["query", log, "--video", "a.mp4", "--at", "1:99"], "not a time"),
+        (["query", log, "--video", "a.mp4", "--after", "1:0x"], "not a time"),
+        (["query", log, "--video", "a.mp4", "--at", "100"], "1:00 long"),
+        (["query", log, "--video", "a.mp5", "--at", "1"], "did you mean a.mp4"),
+        (["query", log, "--after", "leave"], "give --video NAME once"),
+        (["query", log, "--video", "a.mp4", "--event", "0" * 16], "has no event"),
+        (["query", log, "--video", "a.mp4", "--density", "0"], "longer than nothing"),
+        (["query", log, "--run", "run-9"], "runs with videos: run-1"),
+        (["search", log, ""], "at least one word"),
+        (["search", log, "x" * 1_000_000], "at most 1000"),
+        (["search", log, "red", "--from", "soon"], "not a time"),
+        (["search", log, "red", "--video", "c.mp4"], "no video 'c.mp4'"),
+        (["search", log, "red", "--mode", "meaning"], "no embedder is installed"),
+        (["search", log, "--image", "x.jpg"], "no model here gives features"),
+        (["ask", log, "what happens?"], "name what happens, or a time"),
+        (["ask", log, "y" * 1_000_000], "at most 1000"),
+        (["ask", log, "red", "--model", "gpt"], "write openai:URL#NAME"),
+        (["ask", log, "red circle", "--model", "openai:http://127.0.0.1:9/v1#m"], "cannot be reached"),
+        (["sql", log, "delete from events"], "only read here"),
+        (["sql", log, "copy events to '/tmp/x.csv'"], "only read here"),
+        (["sql", log, "select * from read_csv('/etc/passwd')"], "DuckDB"),
+        (["sql", log, "select " + "1," * 500_000], "at most 65536"),
+        *((face, "there is no event log here") for face in (["search", none, "x"], ["ask", none, "x"])),
+        (["search", str(half), "red"], "cannot open the event log"),
+    ):
+        error = said(capsys, *arguments, status=1)
+        assert error.startswith("secondsight: ") and what in error, arguments
+        assert len(error) < 1500 and "Traceback" not in error, arguments
+
+
+def test_from_python(log: str) -> None:
+    opened = secondsight.open(log)
+    assert opened.search("square")[0].event["text"] == "a blue square appears"
+    circle = opened.anchor("a.mp4", "leave")
+    assert opened.after("a.mp4", circle, 1)["text"].to_pylist() == ["a blue square appears"]
+    assert opened.meanwhile("a.mp4", circle)["text"].to_pylist() == ["EXIT"]
+    assert opened.before(None, "0:03", 1)["start_us"].to_pylist() == [2 * S, 0]
+    assert opened.gaps("a.mp4", 20) == [(22 * S, 60 * S)] and opened.density("a.mp4", 60) == [6]
+    assert opened.kinds()["appear"] == 4 and opened.last(["b.mp4"])["kind"].to_pylist() == ["text"]
+    assert opened.ask("when does the blue square leave?").evidence[0].event["start_us"] == 9 * S
+    assert opened.provenance(opened.first("a.mp4").to_pylist()[0])["run"]["run_id"] == "run-1"
