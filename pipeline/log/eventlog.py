@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -98,6 +99,46 @@ class EventLog:
                 raise LogError(f"{self.uri}: run {run.run_id} is already in the log; a run needs a new id")
             self._runs[run.run_id] = run, self._replace_run(delta, rows.run_batch(run, "running"), None)
 
+    def take_over_run(self, run_id: str, gone: Mapping[str, Any], host: Mapping[str, Any]) -> bool:
+        """Go on with a run whose driver is gone: from now on its row is this committer's to finish. `gone`: the `host`
+        of the row as the driver left it; `host`: where the run is driven from now. False where the run is not in the
+        log, has ended, or somebody else was quicker."""
+        with self._lock:
+            delta = self._writable()
+            while True:
+                delta.refresh()
+                found = next(((f, r) for f, r in self._run_rows(delta) if r["run_id"] == run_id), None)
+                if found is None or found[1]["status"] != "running" or json.loads(found[1]["host"]) != gone:
+                    return False
+                before, row = found
+                run = RunRecord(
+                    run_id=run_id,
+                    config_hash=row["config_hash"],
+                    config=json.loads(row["config"]),
+                    model=row["model"],
+                    weights_hash=row["weights_hash"],
+                    code_version=row["code_version"],
+                    host=host,
+                    started_us=row["started_at_us"],
+                    forecast=json.loads(row["forecast"] or "{}"),
+                )
+                with self._writing_files():
+                    written = self._file("runs", fresh_name(), RUNS, [rows.run_batch(run, "running")])
+                    assert written is not None
+                    self._store.sync([written.file.path])
+                if delta.commit([written.file], [before]):
+                    break
+                self._store.delete([written.file.path])
+            self._keys.learn(delta, own=True)
+            self._publisher.publish(delta.version)
+            self._runs[run_id] = run, written.file
+            return True
+
+    def _run_rows(self, delta: Delta) -> Iterator[tuple[DataFile, dict[str, Any]]]:
+        """The rows of runs; each has a file of its own."""
+        columns = [field.name for field in RUNS]
+        return ((file, row) for file in delta.files("runs") for row in read_rows(self._store, [file], columns))
+
     def finish_run(self, run_id: str, totals: Mapping[str, Any], status: str) -> None:
         """Replace the run's row by the finished one: `status` ("done", "failed", "stopped"), `totals` as JSON."""
         with self._lock:
@@ -112,8 +153,12 @@ class EventLog:
             written = self._file("runs", fresh_name(), RUNS, [batch])
             assert written is not None
             self._store.sync([written.file.path])
-        while not delta.commit([written.file], [before] if before else []):
-            pass
+        while before is None or before.path in {f.path for f in delta.files("runs")}:
+            if delta.commit([written.file], [before] if before else []):
+                break
+        else:  # taken over while this driver slept: its row is another's
+            self._store.delete([written.file.path])
+            return before
         self._keys.learn(delta, own=True)
         self._publisher.publish(delta.version)
         return written.file
