@@ -1,4 +1,8 @@
-"""Where a benchmark puts its log: a folder, or an S3 server of its own on loopback (moto)."""
+"""Where a benchmark puts its log: a folder, or an S3 server of its own on loopback (moto).
+
+moto looks whether an object is there and writes it in two steps, so that two conditional puts at the same time can both
+be granted; S3 grants one. The server here takes conditional puts one after the other.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,11 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -37,7 +43,7 @@ def s3_server() -> Iterator[str]:
         "AWS_DEFAULT_REGION": "us-east-1",
     }
     before = {name: os.environ.get(name) for name in settings}
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-m", "jobs.bench.s3", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     os.environ.update(settings)
     try:
@@ -60,3 +66,23 @@ def s3_server() -> Iterator[str]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def serve(port: int) -> None:
+    """Serve S3 on loopback until killed."""
+    from moto.server import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+    from werkzeug.serving import run_simple
+
+    moto, one_at_a_time = DomainDispatcherApplication(create_backend_app), threading.Lock()
+
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        if environ.keys() & {"HTTP_IF_NONE_MATCH", "HTTP_IF_MATCH"} and environ["REQUEST_METHOD"] == "PUT":
+            with one_at_a_time:
+                return moto(environ, start_response)
+        return moto(environ, start_response)
+
+    run_simple("127.0.0.1", port, application, threaded=True, request_handler=MotoRequestHandler)
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]))
