@@ -48,7 +48,7 @@ class RunConfig:
         """The whole configuration as plain JSON values; the same for equal configurations."""
         plain = {
             "schema_version": self.schema_version,
-            "sampling": _fields(self.sampling),
+            "sampling": _sampling(self.sampling),
             "windowing": _fields(self.windowing),
             "model": {"name": self.model, "weights_hash": self.weights_hash, "settings": dict(self.settings)},
         }
@@ -64,6 +64,17 @@ class RunConfig:
 def new_run_id(now: datetime | None = None) -> str:
     """A fresh run id that sorts by its start, e.g. "20260131T154500-3fa2c1"."""
     return f"{(now or datetime.now(UTC)):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+
+
+def _sampling(sampling: Sampling) -> dict[str, Any]:
+    """`redact` by the detectors' weights, not by where they lie; left out where nothing is hidden."""
+    plain = _fields(sampling)
+    del plain["redact"]
+    if sampling.redact:
+        from pipeline.redact import redactor
+
+        plain["redact"] = redactor(sampling.redact).identity
+    return plain
 
 
 def _fields(plan: Sampling | Windowing) -> dict[str, Any]:

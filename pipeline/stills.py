@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -31,24 +31,30 @@ class Still:
     height: int
 
 
-def still(uri: str, time_us: int, *, height: int | None = None) -> Still:
+Edit = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
+
+
+def still(uri: str, time_us: int, *, height: int | None = None, edit: Edit | None = None) -> Still:
     """The frame at `time_us` of the video at `uri`: the last one presented at or before it.
 
     `height`: of the picture in px, rounded to an even number; a picture is never enlarged (default: its own size).
+    `edit` changes the picture before anything else sees it (`pipeline.redact.editor` gives that of a run).
     Seeks, so that it takes one group of pictures whatever the length of the video. Thread-safe. Raises UsageError (the
     video ends before, or nothing is shown yet), VideoError (it cannot be read or, there, not be decoded).
     """
     video = opened(uri)
     if not 0 <= time_us < video.duration_us:
         raise UsageError(f"{uri} is {format_time(video.duration_us)} long: nothing is shown at {format_time(time_us)}")
-    for _, found in stills(uri, [time_us], height=height):
+    for _, found in stills(uri, [time_us], height=height, edit=edit):
         if found is None:
             raise VideoError(uri, "corrupt", f"the picture shown at {format_time(time_us)} cannot be decoded")
         return found
     raise UsageError(f"{uri} shows nothing yet at {format_time(time_us)}: ask for a later time")
 
 
-def stills(uri: str, times_us: Iterable[int], *, height: int | None = None) -> Iterator[tuple[int, Still | None]]:
+def stills(
+    uri: str, times_us: Iterable[int], *, height: int | None = None, edit: Edit | None = None
+) -> Iterator[tuple[int, Still | None]]:
     """(time asked for, its frame) for each of `times_us` (ascending) at which something is shown.
 
     None where it cannot be decoded. One pass over the file, which seeks where that is shorter. Raises VideoError.
@@ -57,6 +63,7 @@ def stills(uri: str, times_us: Iterable[int], *, height: int | None = None) -> I
         if pixels is None:
             yield at_us, None
         else:
+            pixels = pixels if edit is None else edit(pixels)
             yield at_us, Still(time_us, as_jpeg(pixels), pixels.shape[1], pixels.shape[0])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,8 +23,11 @@ def decode_times(
 ) -> Iterator[Answer]:
     """An Answer for each of `times_us` (ascending) at which something is shown: the last frame presented at or before.
 
-    `sampling` says how large, by which decoder and how exactly; its fps is not used. Raises VideoError, UsageError.
+    `sampling` says how large, by which decoder and how exactly; its fps is not used. Raises VideoError, UsageError
+    (an unknown decoder; `sampling.redact`: frames one by one are not redacted here).
     """
+    if sampling.redact:
+        raise UsageError("frames at single times are not redacted: decode windows")
     if sampling.decoder == "pyav":
         return answers(video, iter(times_us), sampling, limits)
     if sampling.decoder == "decord":
@@ -42,8 +46,15 @@ def decode_windows(
     memory depends on the length of a window, not on that of the video. Starting at a late window gives the same frames
     as decoding from the start. Where a window shows nothing, or nothing could be decoded, its Frames are empty and
     `lost_us` says what was lost. Raises VideoError where the file cannot be read at all, UsageError for an unknown
-    decoder.
+    decoder. What `sampling.redact` names is hidden before anybody sees the frames.
     """
+    if sampling.redact:
+        from pipeline.redact import FrameRedactor, redactor
+
+        hide = FrameRedactor(redactor(sampling.redact))
+        for window, frames in decode_windows(video, windows, replace(sampling, redact=()), limits):
+            yield window, hide(frames)
+        return
     ahead: deque[Window] = deque()  # windows whose times were asked for, not yet given out
     source = iter(windows)
     last_asked = -1

@@ -1,0 +1,107 @@
+"""secondsight export: events in the formats that players and other tools read."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from jobs.pictured import events_of, save
+from pipeline.errors import UsageError
+from pipeline.export import Exported, activitynet, fiftyone, short_names, srt, table, webvtt
+from pipeline.query import Query
+from pipeline.storage import local_path
+
+DESCRIPTION = """\
+Write events in the formats of other tools.
+
+  secondsight export LOG --format vtt --video match.mp4 --out match.vtt    subtitles: any player shows the events
+  secondsight export LOG --format srt --out subtitles/                     a file for each video
+  secondsight export LOG --format activitynet --out events.json            `secondsight evaluate` reads it too
+  secondsight export LOG --format fiftyone --out dataset/                  a FiftyOneTemporalDetectionDataset
+  secondsight export LOG --format csv --kind goal
+
+Without --video all videos of the log; of several runs over a video the newest that is done, or --run.
+WebVTT holds a cue for each event; SRT, whose players cannot show two at once, has what goes on together in one."""
+
+FORMATS = ("activitynet", "vtt", "srt", "csv", "fiftyone")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("log", metavar="LOG", help="path or URI of the event log")
+    parser.add_argument("--format", required=True, choices=FORMATS, help="what to write")
+    parser.add_argument("--video", metavar="NAME", action="append", help="the video; several: give it again")
+    parser.add_argument("--kind", metavar="KIND", action="append", help="only events of this kind; may be repeated")
+    parser.add_argument("--run", metavar="ID", help="as this run saw it (its id, or the beginning of one)")
+    parser.add_argument(
+        "--out", metavar="PATH", help="a file, or (subtitles of several videos, fiftyone) a folder (default: printed)"
+    )
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
+
+
+def main(args: argparse.Namespace) -> int:
+    query = Query(args.log)
+    films = _films(args.log, query, args)
+    if args.format == "fiftyone":
+        _need_out(args, "a folder")
+        _write_all(args, fiftyone(films, lambda name: os.path.abspath(name) if local_path(name) else name))
+    elif args.format in ("vtt", "srt"):
+        subtitles = {film.name: (webvtt if args.format == "vtt" else srt)(film) for film in films}
+        if len(films) == 1 and (args.out is None or Path(args.out).suffix == f".{args.format}"):
+            _write(args, subtitles[films[0].name])
+        else:
+            _need_out(args, f"a folder: these are the subtitles of {len(films)} videos")
+            names = short_names(films)
+            _write_all(args, {f"{_file(names[n])}.{args.format}": text for n, text in subtitles.items()})
+    else:
+        _write(args, activitynet(films, f"secondsight {args.log}") if args.format == "activitynet" else table(films))
+    return 0
+
+
+def _films(log: str, query: Query, args: argparse.Namespace) -> list[Exported]:
+    from pipeline.log import EventLog
+
+    matches = sorted(query.matches(args.video, args.run), key=lambda match: match.name)
+    if not matches:
+        raise UsageError(f"{log} holds no video" + (f" of run {args.run!r}" if args.run else " that is done"))
+    rows = EventLog.open(log).snapshot().table("videos", ["video_id", "run_id", "width", "height"]).to_pylist()
+    sizes = {(row["video_id"], row["run_id"]): (row["width"], row["height"]) for row in rows}
+    films = []
+    for match in {m.entry.video_id: m for m in matches}.values():
+        entry = match.entry
+        events = [e for e in events_of(query, match) if not args.kind or e["kind"] in args.kind]
+        width, height = sizes.get((entry.video_id, entry.run_id), (None, None))
+        name = entry.uris[0] if match.name == entry.video_id and entry.uris else match.name
+        films.append(Exported(name, entry.duration_us, width, height, events))
+    return films
+
+
+def _need_out(args: argparse.Namespace, what: str) -> None:
+    if args.out is None:
+        raise UsageError(f"--format {args.format} needs --out with {what}")
+
+
+def _write(args: argparse.Namespace, text: str) -> None:
+    if args.out is None:
+        sys.stdout.write(text)
+    else:
+        save(Path(args.out), text.encode(), args.force)
+
+
+def _write_all(args: argparse.Namespace, files: dict[str, str]) -> None:
+    folder = Path(args.out)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; name a folder")
+    there = [name for name in files if (folder / name).exists()]
+    if there and not args.force:
+        raise UsageError(f"{folder / there[0]} exists already; name another folder, or add --force to replace it")
+    for name, text in files.items():
+        save(folder / name, text.encode(), args.force)
+    print(json.dumps(str(folder))[1:-1], f" {len(files)} files")
+
+
+def _file(name: str) -> str:
+    """A name for a file, of whatever a video is called."""
+    return "".join("_" if c in '/\\:*?"<>|' or not c.isprintable() else c for c in name)[-150:] or "video"

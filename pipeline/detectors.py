@@ -1,0 +1,144 @@
+"""What finds the things that must not be seen: faces (YuNet), text (PP-OCR), QR codes and bar codes (OpenCV).
+
+They are set to find too much rather than too little. Boxes are (left, top, right, bottom) in px.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import UsageError
+
+Picture = npt.NDArray[np.uint8]
+Box = tuple[int, int, int, int]
+
+#: Names the file of YuNet's weights: the wheel of OpenCV has the code of this detector and no weights.
+FACE_MODEL = "SECONDSIGHT_FACE_MODEL"
+_FACE_SCORE = 0.5
+_FACE_SIDE = 480  # px of the short side that faces are looked for in: YuNet finds them from about 10 px on
+_TEXT = {"Det.limit_type": "min", "Det.limit_side_len": 736, "Det.thresh": 0.2, "Det.box_thresh": 0.3}
+
+
+class Faces:
+    """OpenCV's FaceDetectorYN with the weights at `path` (OpenCV Zoo: face_detection_yunet, MIT licence)."""
+
+    def __init__(self, path: str | None) -> None:
+        self._file = Path(path or os.environ.get(FACE_MODEL, ""))
+        if not self._file.is_file():
+            raise UsageError(
+                f"--redact faces needs the weights of OpenCV's face detector, and {str(self._file)!r} is no file: get"
+                f" face_detection_yunet_2026may.onnx from OpenCV Zoo and name it, faces=PATH or {FACE_MODEL}=PATH"
+            )
+        try:
+            self._net = cv2.FaceDetectorYN.create(str(self._file), "", (320, 320), _FACE_SCORE, 0.3, 5000)
+            self(np.zeros((96, 128, 3), np.uint8))
+            self(np.zeros((128, 96, 3), np.uint8))  # weights of one fixed size fail here
+        except cv2.error as error:
+            said = str(error.err or error).strip()[:160]
+            raise UsageError(f"{self._file}: OpenCV cannot find faces with these weights: {said}") from error
+
+    def identity(self) -> dict[str, Any]:
+        """What makes its answers its own; the place of the file does not."""
+        with self._file.open("rb") as file:
+            weights = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        return {"what": "faces", "opencv": cv2.__version__, "weights_hash": weights, "score": _FACE_SCORE}
+
+    def __call__(self, picture: Picture) -> list[Box]:
+        high, wide = picture.shape[:2]
+        scale = max(1.0, _FACE_SIDE / min(high, wide))
+        size = max(1, round(wide * scale)), max(1, round(high * scale))
+        self._net.setInputSize(size)
+        _, found = self._net.detect(cv2.resize(picture[..., ::-1], size, interpolation=cv2.INTER_LINEAR))
+        if found is None:
+            return []
+        return [
+            _box(x / scale, y / scale, (x + w) / scale, (y + h) / scale, 0.15 * w / scale, 0.25 * h / scale)
+            for x, y, w, h in np.asarray(found)[:, :4].tolist()
+        ]
+
+
+class Text:
+    """The text detector of RapidOCR's PP-OCR models, which its wheel carries."""
+
+    def __init__(self) -> None:
+        rapidocr = importlib.import_module("rapidocr")
+        self._models = sorted((Path(str(rapidocr.__file__)).parent / "models").glob("*det*.onnx"))
+        params = {
+            "Global.log_level": "error",
+            "EngineConfig.onnxruntime.intra_op_num_threads": 1,
+            "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+        }
+        self._ocr = rapidocr.RapidOCR(params=params | _TEXT)
+
+    def identity(self) -> dict[str, Any]:
+        digest = hashlib.blake2b(digest_size=16)
+        for model in self._models:
+            digest.update(model.read_bytes())
+        version = importlib.metadata.version("rapidocr")
+        return {"what": "text", "rapidocr": version, "weights_hash": digest.hexdigest(), "settings": _TEXT}
+
+    def __call__(self, picture: Picture) -> list[Box]:
+        found = self._ocr(picture[..., ::-1], use_det=True, use_cls=False, use_rec=False)
+        if found.boxes is None:
+            return []
+        boxes = []
+        for corners in np.asarray(found.boxes, float):
+            (left, top), (right, bottom) = corners.min(0), corners.max(0)
+            pad = 0.25 * min(right - left, bottom - top)
+            boxes.append(_box(left, top, right, bottom, pad, pad))
+        return boxes
+
+
+class Codes:
+    """OpenCV's detectors of QR codes and of bar codes (EAN, UPC), which need no weights."""
+
+    def __init__(self) -> None:
+        self._find = [cv2.QRCodeDetector().detectMulti, cv2.barcode.BarcodeDetector().detectMulti]
+
+    def identity(self) -> dict[str, Any]:
+        return {"what": "codes", "opencv": cv2.__version__}
+
+    def __call__(self, picture: Picture) -> list[Box]:
+        grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+        boxes = []
+        for find in self._find:
+            there, corners = find(grey)
+            for quad in np.asarray(corners, float).reshape(-1, 4, 2) if there else ():
+                (left, top), (right, bottom) = quad.min(0), quad.max(0)
+                boxes.append(_box(left, top, right, bottom, 0.1 * (right - left), 0.1 * (bottom - top)))
+        return boxes
+
+
+Detector = Faces | Text | Codes
+_MADE: dict[str, Callable[[str | None], Detector]] = {
+    "faces": Faces,
+    "text": lambda _: Text(),
+    "codes": lambda _: Codes(),
+}
+
+
+def detector(spec: str) -> Detector:
+    """The detector meant by "faces", "faces=PATH", "text" or "codes". Raises UsageError."""
+    what, _, path = spec.partition("=")
+    if what not in _MADE or (path and what != "faces"):
+        raise UsageError(f"--redact {spec}: what can be hidden is {', '.join(_MADE)} (faces=PATH names its weights)")
+    return _MADE[what](path or None)
+
+
+def _box(left: float, top: float, right: float, bottom: float, pad_x: float, pad_y: float) -> Box:
+    return (
+        int(np.floor(left - max(2.0, pad_x))),
+        int(np.floor(top - max(2.0, pad_y))),
+        int(np.ceil(right + max(2.0, pad_x))),
+        int(np.ceil(bottom + max(2.0, pad_y))),
+    )
