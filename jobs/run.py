@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.live import State
     from pipeline.log import EventLog
     from workers.flow import Limits, Progress
+    from workers.shares import Shares
 
 DESCRIPTION = """\
 Watch an archive and write what happens into an event log.
@@ -96,8 +97,8 @@ def run(
     short_side: int | None = None,
     tolerance_s: float | None = None,
     decoder: str | None = None,
-    redact: str | None = None,
     replicas: int | None = None,
+    max_replicas: int | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     retry_failed: bool = False,
@@ -111,10 +112,11 @@ def run(
     """Watch `archive` and commit what happens to the event log at `log`. What is left None is the model's default.
 
     `settings` go to the model, and so do `ranks`, `prompt`, `precision` and `expert_placement` (of a Qwen3-VL).
-    `replicas`: None for as many as fit. `address`: of a Ray cluster; by default $RAY_ADDRESS, else one is started here
-    for this run. `on_start` is called with lines for the user before the work begins, `on_progress` about ten times a
-    second while it runs. `trace`: where the spans of each window go ("otlp", a URL, a file); `journal`: JSON lines
-    about the run on standard error.
+    `replicas`: None for as many as fit, also when nodes come and go; `max_replicas`: no more than these, and the
+    cluster's autoscaler is asked for room for them. `address`: of a Ray cluster; by default $RAY_ADDRESS, else one is
+    started here for this run. `on_start` is called with lines for the user before the work begins, `on_progress` about
+    ten times a second while it runs. `trace`: where the spans of each window go ("otlp", a URL, a file); `journal`:
+    JSON lines about the run on standard error.
 
     Raises UsageError for a call that cannot be meant, ModelError and LogError where model or log cannot be used;
     what is finished by then is in the log, and so it is after KeyboardInterrupt.
@@ -130,9 +132,11 @@ def run(
     model = os.path.abspath(model) if os.path.isdir(model) else model  # workers may stand in another directory
     factory = find_model(model)
     profile = factory.profile(settings)
-    config = configure(profile, fps, window_s, overlap_s, short_side, tolerance_s, decoder, redact)
+    config = configure(profile, fps, window_s, overlap_s, short_side, tolerance_s, decoder)
     if replicas is not None and replicas < 1:
         raise UsageError(f"--replicas {replicas}: must be at least 1")
+    if max_replicas is not None and (max_replicas < 1 or replicas is not None):
+        raise UsageError(f"--max-replicas {max_replicas}: must be at least 1, and goes with --replicas auto")
     sources = list_sources([archive] if isinstance(archive, str) else list(archive), include, exclude)
     event_log = EventLog.open(log, create=True)
     committed = event_log.done(config.config_hash)
@@ -144,6 +148,9 @@ def run(
         again = "taken up again" if retry_failed else "left; --retry-failed takes them up again"
         failed = f", {not_done:,} of them failed ({again})" if not_done else ""
         say(f"{log} holds {len(committed):,} videos of this configuration already{failed}")
+    from jobs.missing import done_names, forget_done, look_ahead, orphaned_run
+
+    missing, sources = look_ahead(sources, done_names(event_log, config.config_hash, skip))
 
     from workers.already import leading_already
 
@@ -156,24 +163,41 @@ def run(
     from jobs.observe import Following
     from workers.cluster import cluster
     from workers.flow import Flow
+    from workers.keeper import Keeper
     from workers.replica import ModelChoice
     from workers.shares import share_out
 
+    keeper = Keeper(log, config.config_hash)
+    keeper.forget(forget_done(committed))
+    say(missing.line(keeper.videos))
     run_id = new_run_id()
     begun: list[float] = []
+
+    orphan = orphaned_run(event_log, config.config_hash)
+    if orphan is not None:
+        run_id = orphan[0]
+        say(f"run {run_id} lost its driver: going on with it")
 
     with cluster(address) as machines:
         if isinstance(factory, Placeable):
             counted = partial(_counted_before, event_log, config.weights_hash)
             settings = factory.for_cluster(settings, machines.resources, counted)
             profile = factory.profile(settings)
-        shares = share_out(machines.resources, profile, replicas, elastic=not machines.ours)
+
+        def share(resources: Mapping[str, float]) -> Shares:
+            return share_out(resources, profile, replicas, not machines.ours, max_replicas)
+
+        shares = share(machines.resources)
 
         following = Following(log, run_id, model, archive, shares, trace=trace, journal=journal)
 
         def begin() -> None:
             begun.append(time.time())
-            event_log.begin_run(_run_record(run_id, config, archive, begun[0], machines.resources))
+            record = _run_record(run_id, config, archive, begun[0], machines.resources)
+            if orphan is None:
+                event_log.begin_run(record)
+            elif not event_log.take_over_run(run_id, orphan[1], record.host):
+                raise LogError(f"{log}: another driver has just taken over run {run_id}: let it work, or wait for it")
             following.begin(begun[0], {"log": log, "config_hash": config.config_hash})
 
         flow = Flow(
@@ -186,6 +210,9 @@ def run(
             shares,
             skip=skip,
             already=already.names,
+            keeper=keeper,
+            share_again=None if machines.ours else share,
+            ask_for=max_replicas,
             limits=limits,
             on_work=begin,
             on_progress=on_progress or (lambda progress: None),
@@ -227,7 +254,6 @@ def configure(
     short_side: int | None = None,
     tolerance_s: float | None = None,
     decoder: str | None = None,
-    redact: str | None = None,
 ) -> RunConfig:
     """The model's defaults with the user's wishes over them. Raises UsageError for values that cannot be run."""
     from pipeline.config import RunConfig
@@ -245,11 +271,6 @@ def configure(
         sampling = replace(sampling, tolerance_us=round(tolerance_s * 1e6))
     if decoder is not None:
         sampling = replace(sampling, decoder=decoder)
-    if redact is not None:
-        from pipeline.redact import parse, redactor
-
-        sampling = replace(sampling, redact=parse(redact))
-        redactor(sampling.redact)  # what is wrong with it should be said before anything begins
     if window_s is not None:
         length_us = round(window_s * 1e6)
         # A window shorter than the model's own keeps its share of overlap, not its seconds.
@@ -300,13 +321,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tolerance", metavar="TIME", help="take the cheapest frame within this time of the wanted one (default: 0)"
     )
     sampling.add_argument("--decoder", choices=("pyav", "decord"), help="what decodes the videos (default: pyav)")
-    sampling.add_argument(
-        "--redact",
-        metavar="WHAT,...",
-        help="hide it before any model gets a picture: text, codes, faces=PATH (YuNet weights of OpenCV Zoo)",
-    )
     machines = parser.add_argument_group("machines")
     machines.add_argument("--replicas", default="auto", metavar="N", help="copies of the model (default: auto)")
+    machines.add_argument(
+        "--max-replicas", type=int, metavar="N", help="ask the cluster's autoscaler for room for so many copies"
+    )
     machines.add_argument("--address", help="a Ray cluster: auto, HOST:PORT (default: $RAY_ADDRESS, else this machine)")
     watching = parser.add_argument_group("to see it run (and `secondsight top LOG`, Prometheus through Ray)")
     watching.add_argument(
@@ -353,8 +372,8 @@ def _main(args: argparse.Namespace) -> int:
             short_side=args.short_side,
             tolerance_s=_seconds(args.tolerance),
             decoder=args.decoder,
-            redact=args.redact,
             replicas=_replicas(args.replicas),
+            max_replicas=args.max_replicas,
             include=args.include,
             exclude=args.exclude,
             retry_failed=args.retry_failed,
@@ -405,6 +424,7 @@ def _fraction(value: float | str | Fraction) -> Fraction:
 def _run_record(
     run_id: str, config: RunConfig, archive: str | Sequence[str], started: float, resources: Mapping[str, float]
 ) -> Any:
+    from jobs.missing import boot_id, process_start
     from pipeline.log import RunRecord
 
     return RunRecord(
@@ -420,6 +440,8 @@ def _run_record(
             "python": platform.python_version(),
             "ray": version("ray"),
             "process": os.getpid(),
+            "process_start": process_start(),
+            "boot": boot_id(),
             "archive": [_absolute(name) for name in ([archive] if isinstance(archive, str) else archive)],
             "resources": {k: v for k, v in resources.items() if not k.startswith("node:")},
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from model.interface import ModelProfile
@@ -25,18 +26,23 @@ class Shares:
 
 
 def share_out(
-    resources: dict[str, float], profile: ModelProfile, replicas: int | None = None, elastic: bool = False
+    resources: Mapping[str, float],
+    profile: ModelProfile,
+    replicas: int | None = None,
+    elastic: bool = False,
+    max_replicas: int | None = None,
 ) -> Shares:
     """Share a cluster's `resources` (as `ray.cluster_resources()` says).
 
     `replicas`: how many; None: one for every GPU gang that fits, on CPUs as many as leave half of them to the
-    decoders, always at least one. `elastic`: the cluster can grow, so what does not fit is still reserved.
+    decoders, always at least one, at most `max_replicas`. `elastic`: the cluster can grow, so what does not fit is
+    still reserved.
     """
     cpus, gpus = resources.get("CPU", 1.0), resources.get("GPU", 0.0)
     of_one = profile.cpus * profile.ranks
     if replicas is None:
         fit = int(gpus / (profile.gpus * profile.ranks)) if profile.gpus else int(cpus / 2 / max(of_one, 1e-9))
-        replicas = max(1, fit)
+        replicas = max(1, fit if max_replicas is None else min(fit, max_replicas))
     replica_cpus = profile.cpus
     if not elastic and replicas * of_one > cpus:
         replica_cpus = 0.0

@@ -305,6 +305,31 @@ def test_ctrl_c_keeps_what_is_finished_and_the_next_run_does_the_rest(
     _assert_whole(log, clips, read_log)
 
 
+def test_windows_that_were_finished_are_kept_and_the_next_run_does_only_the_rest_of_the_video(
+    tmp_path: Path, make_clip: Any, read_log: Any
+) -> None:
+    clip, log = make_clip(tmp_path / "archive" / "long.mp4", 60, 13), tmp_path / "log"
+    budget = 4 * 5 * 42 * 32 * 3  # so that decoding is still under way
+
+    def interrupt(progress: Progress) -> None:
+        if progress.windows >= 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _run(clip.parent, log, limits=Limits(frames_bytes=budget), on_progress=interrupt)
+    assert not read_log(log, "videos") and list(log.glob("_windows/*/*/*.jsonl.gz"))
+    moved = tmp_path / "elsewhere" / "renamed.mp4"
+    moved.parent.mkdir()
+    shutil.move(clip, moved)  # the content counts, not its name
+    said: list[str] = []
+    rest = _run(moved.parent, log, on_start=said.append)
+    kept = rest.totals["windows_kept"]
+    assert kept >= 5 and rest.windows == len(_alone(moved)[2]) - kept > 0
+    assert any("1 to watch" in line and "1 of them begun before" in line for line in said)
+    _assert_whole(log, [moved], read_log)
+    assert not list(log.glob("_windows/*/*/*.jsonl.gz"))
+
+
 class _Server(http.server.ThreadingHTTPServer):
     """Serves one content under every name, by range. Never answers for /silent.mp4, nor for any once `hanging`."""
 

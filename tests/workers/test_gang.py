@@ -83,7 +83,8 @@ def assert_gone(ref: Any, within_s: float) -> None:
 
 
 def watch(replica: Any, batch: list[tuple[Window, Frames]]) -> Any:
-    return ray.get(replica.watch([w for w, _ in batch], [ray.put([f]) for _, f in batch], [(i, 0) for i in range(len(batch))]), timeout=120)
+    parcels, at = [ray.put([f]) for _, f in batch], [(i, 0) for i in range(len(batch))]
+    return ray.get(replica.watch([w for w, _ in batch], parcels, at), timeout=120)
 
 
 def pids(replica: Any) -> list[int]:

@@ -1,0 +1,138 @@
+"""What is left to do, and whose work it is: said before a run begins."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import LogError, VideoError
+from pipeline.video import Source
+
+if TYPE_CHECKING:
+    from pipeline.log import EventLog
+
+LOOK_NAMES, LOOK_S = 20_000, 5.0  # how far the archive is looked through before the work begins
+KNOWN_VIDEOS = 200_000  # names of more videos are not fetched only to count
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """By name and size, the look that costs nothing: the run itself goes by content. `more`: the archive goes on."""
+
+    names: int
+    size_bytes: int
+    more: bool
+    to_do: int
+    to_do_bytes: int
+
+    def line(self, begun: int) -> str:
+        """`begun`: videos of which an earlier run has left windows."""
+        plus = "+" if self.more else ""
+        parts = [f"{self.names:,}{plus} videos found ({_size(self.size_bytes)}{plus})"]
+        parts += [f"{self.names - self.to_do:,} done before"] if self.to_do < self.names else []
+        parts += [f"{self.to_do:,}{plus} to watch ({_size(self.to_do_bytes)}{plus})"]
+        parts += [f"{begun:,} of them begun before, their windows are kept"] if begun else []
+        return ", ".join(parts)
+
+
+def look_ahead(
+    sources: Iterator[Source | VideoError], known: Mapping[str, int]
+) -> tuple[Missing, Iterator[Source | VideoError]]:
+    """Look through an archive, `LOOK_NAMES` names or `LOOK_S` at most; returns also the sources as they were.
+
+    `known`: uri -> bytes of what is done.
+    """
+    seen: list[Source | VideoError] = []
+    deadline, more = time.monotonic() + LOOK_S, False
+    size = to_do = to_do_bytes = 0
+    for source in sources:
+        seen.append(source)
+        if isinstance(source, Source):
+            size += source.size_bytes
+            if known.get(source.uri) != source.size_bytes:
+                to_do, to_do_bytes = to_do + 1, to_do_bytes + source.size_bytes
+        else:
+            to_do += 1
+        if len(seen) >= LOOK_NAMES or time.monotonic() > deadline:
+            more = True
+            break
+    return Missing(len(seen), size, more, to_do, to_do_bytes), chain(seen, sources)
+
+
+def done_names(log: EventLog, config_hash: str, skip: Mapping[str, str]) -> dict[str, int]:
+    """uri -> bytes of the videos in the log that need no work."""
+    if not skip or len(skip) > KNOWN_VIDEOS:
+        return {}
+    from pipeline.log.sql import select
+
+    rows = select(log.snapshot(), "select video_id, uris, size_bytes from videos where config_hash = $1", [config_hash])
+    return {uri: r["size_bytes"] for r in rows.to_pylist() if r["video_id"] in skip for uri in r["uris"]}
+
+
+def orphaned_run(log: EventLog, config_hash: str) -> tuple[str, dict[str, Any]] | None:
+    """(id, host) of the newest run of this configuration whose driver is gone without a word."""
+    from pipeline.live import read_live
+    from pipeline.log.sql import select
+
+    query = "select run_id, host from runs where status = 'running' and config_hash = $1 order by started_at_us desc"
+    for row in select(log.snapshot(), query, [config_hash]).to_pylist():
+        host = json.loads(row["host"] or "{}")
+        if host.get("node") == platform.node() and host.get("boot") == boot_id():
+            gone = not _runs(host)
+        else:
+            try:
+                words = [status for status in read_live(log.uri) if status.run_id == row["run_id"]]
+            except LogError:
+                continue
+            gone = bool(words) and not words[0].is_live()  # one that never said a word may be about to
+        if gone:
+            return row["run_id"], host
+    return None
+
+
+def boot_id() -> str:
+    """What tells this boot of this machine from any other (a container may share its host's name); "" if unknown."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip() + ":" + os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def process_start() -> int:
+    """When this process was started, in clock ticks since boot: ids of processes are used again."""
+    return _start_of(os.getpid())
+
+
+def _runs(host: Mapping[str, Any]) -> bool:
+    """Whether the driver of a run on this machine is still there."""
+    return _start_of(int(host.get("process") or 0)) == host.get("process_start")
+
+
+def _start_of(pid: int) -> int:
+    """Field 22 of /proc/PID/stat (proc(5)); 0 where there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return 0 if fields[0] in "ZX" else int(fields[19])
+
+
+def forget_done(skip: Mapping[str, str]) -> Iterable[str]:
+    """Videos that are done: what an earlier driver kept of them is not needed any more."""
+    return [video_id for video_id, status in skip.items() if status != "failed"]
+
+
+def _size(size: int) -> str:
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            return f"{size:,.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:,.1f} {unit}"
+        size = size / 1000  # type: ignore[assignment]
+    raise AssertionError
