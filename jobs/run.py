@@ -97,6 +97,7 @@ def run(
     short_side: int | None = None,
     tolerance_s: float | None = None,
     decoder: str | None = None,
+    redact: str | None = None,
     replicas: int | None = None,
     max_replicas: int | None = None,
     include: Sequence[str] = (),
@@ -132,7 +133,7 @@ def run(
     model = os.path.abspath(model) if os.path.isdir(model) else model  # workers may stand in another directory
     factory = find_model(model)
     profile = factory.profile(settings)
-    config = configure(profile, fps, window_s, overlap_s, short_side, tolerance_s, decoder)
+    config = configure(profile, fps, window_s, overlap_s, short_side, tolerance_s, decoder, redact)
     if replicas is not None and replicas < 1:
         raise UsageError(f"--replicas {replicas}: must be at least 1")
     if max_replicas is not None and (max_replicas < 1 or replicas is not None):
@@ -254,6 +255,7 @@ def configure(
     short_side: int | None = None,
     tolerance_s: float | None = None,
     decoder: str | None = None,
+    redact: str | None = None,
 ) -> RunConfig:
     """The model's defaults with the user's wishes over them. Raises UsageError for values that cannot be run."""
     from pipeline.config import RunConfig
@@ -271,6 +273,11 @@ def configure(
         sampling = replace(sampling, tolerance_us=round(tolerance_s * 1e6))
     if decoder is not None:
         sampling = replace(sampling, decoder=decoder)
+    if redact is not None:
+        from pipeline.redact import parse, redactor
+
+        sampling = replace(sampling, redact=parse(redact))
+        redactor(sampling.redact)  # what is wrong with it should be said before anything begins
     if window_s is not None:
         length_us = round(window_s * 1e6)
         # A window shorter than the model's own keeps its share of overlap, not its seconds.
@@ -321,6 +328,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tolerance", metavar="TIME", help="take the cheapest frame within this time of the wanted one (default: 0)"
     )
     sampling.add_argument("--decoder", choices=("pyav", "decord"), help="what decodes the videos (default: pyav)")
+    sampling.add_argument(
+        "--redact",
+        metavar="WHAT,...",
+        help="hide it before any model gets a picture: text, codes, faces=PATH (YuNet weights of OpenCV Zoo)",
+    )
     machines = parser.add_argument_group("machines")
     machines.add_argument("--replicas", default="auto", metavar="N", help="copies of the model (default: auto)")
     machines.add_argument(
@@ -372,6 +384,7 @@ def _main(args: argparse.Namespace) -> int:
             short_side=args.short_side,
             tolerance_s=_seconds(args.tolerance),
             decoder=args.decoder,
+            redact=args.redact,
             replicas=_replicas(args.replicas),
             max_replicas=args.max_replicas,
             include=args.include,
