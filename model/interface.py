@@ -41,6 +41,7 @@ class ModelProfile:
     cpus: float = 1.0
     gpus: float = 0.0
     ranks: int = 1
+    fps_multiple: int = 1  # of the frames per second that the user wishes for: a model may look more than once
     notice: str = ""  # shown to the user when a run starts, e.g. what the model does not know
 
 

@@ -50,6 +50,7 @@ def load_qwen3_vl(
     placement: Placement | None = None,
     attention: str = "sdpa",
     keep_fp8: bool | None = None,
+    bits: int | None = None,
 ) -> LoadedModel:
     """Load the share of one rank: its experts of every layer and all the rest.
 
@@ -57,9 +58,9 @@ def load_qwen3_vl(
     CPUs, NCCL on GPUs), needed where `ranks` > 1. `dtype`: of weights and activations; by default the checkpoint's own,
     but on CPUs that cannot multiply it float32 with packed weights (see packed.py; the ranks agree on it: collective).
     `placement`: which rank holds which experts, by default contiguous. `keep_fp8`: whether experts stored in
-    block-scaled FP8 stay so in memory, by default on GPUs only (all else is dequantised). Host memory peaks at the
-    share of this rank plus little more than one matrix. Raises ModelError naming what is missing, extra, misshapen or
-    not to be believed.
+    block-scaled FP8 stay so in memory, by default on GPUs only (all else is dequantised). `bits`: 8 or 4, to
+    quantise the experts while they are read (the rest stays in `dtype`). Host memory peaks at the share of this rank
+    plus little more than one matrix. Raises ModelError naming what is missing, extra, misshapen or not to be believed.
     """
     device = torch.device(device)
     checkpoint = open_checkpoint(path)
@@ -67,7 +68,9 @@ def load_qwen3_vl(
     packed = dtype is None and _all_ranks(pays(stored_dtype(config), device), device, ranks, group)
     dtype = dtype or (torch.float32 if packed else stored_dtype(config))
     keep_fp8 = device.type == "cuda" if keep_fp8 is None else keep_fp8
-    plan = plan_model(checkpoint, config, rank, ranks, group, dtype, device, placement, attention, keep_fp8, packed)
+    plan = plan_model(
+        checkpoint, config, rank, ranks, group, dtype, device, placement, attention, keep_fp8, packed, bits
+    )
     filler = Filler(checkpoint.source, plan.block)
     _fill_parameters(plan, filler, dtype, device, packed)
     for module, reads in plan.experts:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from model.experts.compute import can_pack, multiplies
+from model.experts.forms import can_pack, multiplies
 
 
 def pays(stored: torch.dtype, device: torch.device) -> bool:

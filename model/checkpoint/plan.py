@@ -14,7 +14,8 @@ from model.checkpoint.fp8 import block_size
 from model.checkpoint.index import Checkpoint
 from model.checkpoint.layout import ExpertReads, ExpertShape, Layout, Read
 from model.checkpoint.skeleton import build_skeleton
-from model.experts.compute import ExpertWeights, best_form
+from model.experts.compute import ExpertWeights
+from model.experts.forms import best_form
 from model.experts.fp8 import Fp8Experts
 from model.experts.layer import ExpertParallel, ShardedExperts
 from model.experts.placement import Placement
@@ -44,6 +45,7 @@ def plan_model(
     attention: str = "sdpa",
     keep_fp8: bool = False,
     packed: bool = False,
+    bits: int | None = None,
 ) -> Plan:
     """Build the model of one rank and map every tensor of the checkpoint to it.
 
@@ -56,6 +58,8 @@ def plan_model(
     text = config.text_config
     blocks = sparse_blocks(model)
     parallel = expert_parallel(config, len(blocks), rank, ranks, group, device, placement) if blocks else None
+    if bits is not None:
+        check_quantisable(config, bool(blocks), checkpoint.path)
     experts = []
     for layer, (prefix, moe) in enumerate(blocks.items()):
         assert parallel is not None
@@ -63,10 +67,10 @@ def plan_model(
         reads = layout.experts(f"{prefix}.experts", shape)
         count = len(parallel.placement.held[layer][rank])
         weights: ExpertWeights
-        if keep_fp8 and block is not None and all(stays_fp8(read, shape, block) for read in reads):
+        if bits is None and keep_fp8 and block is not None and all(stays_fp8(read, shape, block) for read in reads):
             weights = Fp8Experts(count, shape.hidden, shape.width, block, dtype, device)
         else:
-            weights = best_form(count, shape.hidden, shape.width, dtype, device, packed)
+            weights = best_form(count, shape.hidden, shape.width, dtype, device, packed, bits)
         moe.experts = sharded(config, parallel, layer, weights)
         experts.append((moe.experts, reads))
     parameters = {}
@@ -124,6 +128,14 @@ def stays_fp8(reads: ExpertReads, shape: ExpertShape, block: tuple[int, int]) ->
     """Whether an expert is stored in FP8 with whole blocks, so that its scales can be kept beside it as they are."""
     whole = all(shape.hidden % side == 0 and shape.width % side == 0 for side in block)
     return whole and block[0] == block[1] and all(read.scale is not None for read in (*reads.gate_up, reads.down))
+
+
+def check_quantisable(config: Any, mixture: bool, path: str) -> None:
+    """Raises ModelError for a model whose experts cannot be held in few bits."""
+    if not mixture:
+        raise ModelError(f"{path}: a dense model has no experts to hold in 8 or 4 bits; choose float32 or bf16")
+    if config.text_config.hidden_act not in ("silu", "swish"):
+        raise ModelError(f"{path}: experts in 8 or 4 bits know SiLU, not {ascii(config.text_config.hidden_act)[:40]}")
 
 
 def stored_dtype(config: Any) -> torch.dtype:

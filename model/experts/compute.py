@@ -1,13 +1,4 @@
-"""The experts' own arithmetic: rows sorted by expert, one matrix product per expert that was hit.
-
-Each class holds the experts of one layer on one rank in the form that is fastest where it runs (`best_form`):
-
-| form | where (measured by `python -m jobs.bench.experts`) |
-|---|---|
-| `PlainExperts` | any device and dtype that multiplies natively; CUDA uses torch's grouped_mm |
-| `Fp8Experts` (fp8.py) | FP8 checkpoints, kept in FP8 |
-| `PackedExperts` | bf16 or fp16 weights on a CPU without such instructions: FBGEMM's fp16 packing, fp32 arithmetic |
-"""
+"""The experts' own arithmetic: rows sorted by expert, one matrix product per expert that was hit."""
 
 from __future__ import annotations
 
@@ -45,40 +36,6 @@ class ExpertWeights(Protocol):
         `x` [R, H]: the tokens; `rows` [P]: the token of each pair; `counts` [count]: pairs of each expert.
         """
         ...
-
-
-def best_form(
-    count: int,
-    hidden: int,
-    width: int,
-    dtype: torch.dtype,
-    device: torch.device | str = "cpu",
-    packed: bool = False,
-) -> ExpertWeights:
-    """Empty experts in the form that is fastest for activations of this dtype on this device.
-
-    `packed`: hold the weights in half precision although the activations are float32.
-    """
-    device = torch.device(device)
-    if packed:
-        return PackedExperts(count, hidden, width, dtype)
-    if device.type == "cpu" and dtype in (torch.bfloat16, torch.float16) and not multiplies(dtype) and can_pack():
-        return PackedExperts(count, hidden, width, dtype)
-    return PlainExperts(count, hidden, width, dtype, device)
-
-
-def multiplies(dtype: torch.dtype) -> bool:
-    """Whether this CPU has matrix instructions for `dtype` that torch uses (AVX-512 BF16, AMX; Arm has its own)."""
-    if dtype == torch.bfloat16:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    if dtype == torch.float16:
-        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
-    return True
-
-
-def can_pack() -> bool:
-    """Whether torch was built with FBGEMM and it runs on this CPU (x86 with AVX2 or more)."""
-    return any(engine in torch.backends.quantized.supported_engines for engine in ("x86", "fbgemm"))
 
 
 class PlainExperts:
@@ -126,56 +83,6 @@ def run_grouped(x: Tensor, gate_up: Tensor, down: Tensor, counts: Tensor, activa
     both = F.grouped_mm(x, gate_up.transpose(1, 2), offs=ends)
     gated = activation(both[:, :width]) * both[:, width:]
     return F.grouped_mm(gated, down.transpose(1, 2), offs=ends)
-
-
-class PackedExperts:
-    """bf16 or fp16 weights on a CPU that cannot multiply them: kept as fp16 in FBGEMM's packing, multiplied in fp32.
-
-    `dtype` is that of the activations.
-
-    torch's bf16 kernels without bf16 instructions reach a tenth of its fp32 speed; FBGEMM widens fp16 in registers and
-    reads half of the bytes of fp32. A bf16 weight is exact in fp16 from 6.1e-5 to 65504; smaller ones are rounded to
-    multiples of 6.0e-8, larger ones are clamped. The packing takes about 11% more memory than the bare weights.
-    """
-
-    def __init__(self, count: int, hidden: int, width: int, dtype: torch.dtype) -> None:
-        self.count, self.hidden, self.width, self.dtype = count, hidden, width, dtype
-        self.device = torch.device("cpu")
-        self._packed: list[tuple[torch.ScriptObject, torch.ScriptObject] | None] = [None] * count
-        self._scratch = (torch.empty(0), torch.empty(0))
-
-    @property
-    def nbytes(self) -> int:
-        return self.count * 3 * self.hidden * self.width * 2
-
-    def slot(self, expert: int) -> tuple[Tensor, Tensor]:
-        if not len(self._scratch[0]):
-            self._scratch = torch.empty(2 * self.width, self.hidden), torch.empty(self.hidden, self.width)
-        return self._scratch
-
-    def seal(self, expert: int) -> None:
-        gate_up, down = self._scratch
-        pack = torch.ops.quantized.linear_prepack_fp16
-        self._packed[expert] = pack(gate_up, None), pack(down, None)
-        if expert == self.count - 1:
-            self._scratch = torch.empty(0), torch.empty(0)
-
-    def run(self, x: Tensor, rows: Tensor, counts: Tensor, activation: Activation) -> Tensor:
-        out = torch.empty(len(rows), self.hidden, dtype=x.dtype)
-        multiply = torch.ops.quantized.linear_dynamic_fp16
-        start = 0
-        for expert, count in enumerate(counts.tolist()):
-            if count == 0:
-                continue
-            packed = self._packed[expert]
-            if packed is None:
-                raise RuntimeError(f"expert {expert} was never loaded")
-            end = start + count
-            both = multiply(x[rows[start:end]].float(), packed[0])
-            gated = activation(both[:, : self.width]).mul_(both[:, self.width :])
-            out[start:end] = multiply(gated, packed[1])
-            start = end
-        return out
 
 
 def combine(outputs: Tensor, where: Tensor, weights: Tensor) -> Tensor:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from model.experts.compute import Activation, run_grouped
+from model.experts.widened import WidenedExperts
 
 
-class Fp8Experts:
+class Fp8Experts(WidenedExperts):
     """gate_up [count, 2I, H] and down [count, H, I] in float8_e4m3fn, one float32 scale per block of each.
 
-    A step widens the experts that it hits into `dtype` (the product of value and scale rounded once, as a
-    dequantising reader does) and multiplies in `dtype`: the same numbers, for one more pass over those experts. H and
-    I are multiples of the block's sides, and blocks are square.
+    Widening rounds the product of value and scale once, as a dequantising reader does: the same numbers. H and I are
+    multiples of the block's sides, and blocks are square.
     """
 
     def __init__(
@@ -47,24 +45,11 @@ class Fp8Experts:
     def seal(self, expert: int) -> None:
         pass
 
-    def run(self, x: Tensor, rows: Tensor, counts: Tensor, activation: Activation) -> Tensor:
-        """As `ExpertWeights.run`."""
-        hit = counts.nonzero().flatten()
-        if x.is_cuda and self.dtype == torch.bfloat16 and len(hit):
-            gate_up = self._widen(self.gate_up[hit], self.gate_up_scale[hit])
-            down = self._widen(self.down[hit], self.down_scale[hit])
-            return run_grouped(x[rows], gate_up, down, counts[hit], activation)
-        out = torch.empty(len(rows), self.hidden, dtype=x.dtype, device=x.device)
-        start = 0
-        for expert, count in zip(hit.tolist(), counts[hit].tolist(), strict=True):
-            gate_up = self._widen(self.gate_up[expert : expert + 1], self.gate_up_scale[expert : expert + 1])[0]
-            down = self._widen(self.down[expert : expert + 1], self.down_scale[expert : expert + 1])[0]
-            end = start + count
-            both = F.linear(x[rows[start:end]], gate_up)
-            gated = activation(both[:, : self.width]).mul_(both[:, self.width :])
-            torch.mm(gated, down.t(), out=out[start:end])
-            start = end
-        return out
+    def widen(self, experts: Tensor | slice) -> tuple[Tensor, Tensor]:
+        return (
+            self._widen(self.gate_up[experts], self.gate_up_scale[experts]),
+            self._widen(self.down[experts], self.down_scale[experts]),
+        )
 
     def _widen(self, weight: Tensor, scale: Tensor) -> Tensor:
         """Experts [n, R, C] times their scales [n, R / block, C / block], in `dtype`."""

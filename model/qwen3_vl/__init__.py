@@ -15,6 +15,7 @@ from model.interface import Model, ModelIdentity, ModelProfile
 from model.prompts import Prompt, load_prompt, parse_prompt, read_prompt
 from model.qwen3_vl.answer import answer_instructions
 from model.qwen3_vl.files import read_text_files
+from model.qwen3_vl.verify import DENSER, Doubt
 from pipeline.errors import ModelError, UsageError
 from pipeline.plan import Sampling, Windowing
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 #: Raised when the same weights and prompt would be asked or understood in another way.
 BEHAVIOUR_VERSION = 1
-PRECISIONS = ("auto", "float32", "bf16")
+VERIFY_VERSION = 1
+PRECISIONS = ("auto", "float32", "bf16", "int8", "int4")
 DEVICES = ("cpu", "cuda")
 PLACEMENTS = ("contiguous", "measured")
 DEFAULT_PROMPT = "events"
@@ -34,12 +36,15 @@ DEFAULT_MAX_PIXELS = 512 * 512  # of one frame: 256 tokens per pair of frames
 class QwenSettings:
     """What a user may choose. `prompt`: a profile's name or a file; `prompt_text`: its content where the file may not
     be at hand (see `QwenFactory.for_cluster`). `ranks`: processes that share one replica's experts.
-    `precision` auto: the checkpoint's own.
+    `precision` auto: the checkpoint's own; int8, int4: of the experts, the rest as auto.
 
     `max_new_tokens`: of one answer. `batch_windows`: windows that one rank works on at once (0: 4 on a CPU, 16 on a
     GPU). `batch_tokens`: prompt and answer tokens of one batch. `vision_cache_mib`: memory for features of frames seen
     before. `threads`: CPU threads of one rank. `expert_placement` measured: by `expert_load`, tokens [layers, experts]
     of an earlier run, with `expert_replicas` second copies of the most loaded experts in each layer.
+
+    `verify`: events of less confidence than this are looked at a second time (verify.py); `verify_kinds`: and all
+    events of these kinds.
     """
 
     prompt: str = DEFAULT_PROMPT
@@ -55,6 +60,8 @@ class QwenSettings:
     expert_placement: str = "contiguous"
     expert_replicas: int = 0
     expert_load: Sequence[Sequence[int]] | None = None
+    verify: float = 0.0
+    verify_kinds: Sequence[str] = ()
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> QwenSettings:
@@ -75,7 +82,19 @@ class QwenSettings:
             value = getattr(chosen, name)
             if type(value) is not int or value < least:
                 raise UsageError(f"{name} = {value!r}: must be a whole number, {least} at least")
+        number = isinstance(chosen.verify, (int, float)) and not isinstance(chosen.verify, bool)
+        if not number or not 0 <= chosen.verify <= 1:
+            raise UsageError(f"--verify {chosen.verify}: a confidence from 0 to 1")
+        if isinstance(chosen.verify_kinds, str) or not all(isinstance(kind, str) for kind in chosen.verify_kinds):
+            raise UsageError(f"--verify-kinds: {chosen.verify_kinds!r} is no list of kinds")
         return chosen
+
+    @property
+    def doubt(self) -> Doubt | None:
+        """What is looked at twice; None for nothing."""
+        if self.verify or self.verify_kinds:
+            return Doubt(float(self.verify), frozenset(self.verify_kinds))
+        return None
 
     def placement(self, layers: int, experts: int) -> Placement:
         """Which rank holds which experts. Raises ModelError for a measured load of another shape."""
@@ -97,7 +116,7 @@ class QwenFactory:
     """The models of one checkpoint: a local directory, an fsspec URI or a hub id. `prompt`: where none is chosen."""
 
     def __init__(self, path: str, prompt: str = DEFAULT_PROMPT) -> None:
-        self.path = os.path.abspath(path) if os.path.isdir(path) else path
+        self.path = os.path.abspath(path) if os.path.exists(path) else path
         self.prompt = prompt
         self._opened: Checkpoint | None = None
 
@@ -110,6 +129,11 @@ class QwenFactory:
         if chosen.ranks > 1 and not files.mixture:
             raise UsageError(
                 f"--ranks {chosen.ranks}: {self.path} is a dense model and has no experts to split; use --replicas"
+            )
+        if chosen.precision in ("int8", "int4") and not files.mixture:
+            raise UsageError(
+                f"--precision {chosen.precision}: {self.path} is a dense model and has no experts to quantise; "
+                "choose auto, float32 or bf16"
             )
         identity = ModelIdentity(
             name=os.path.basename(self.path.rstrip("/")),
@@ -124,10 +148,11 @@ class QwenFactory:
                 "system": system,
                 "user": prompt.user,
                 "answer": asdict(prompt.answer),
+                **_second_look(chosen, prompt),
             },
         )
         sampling = Sampling(
-            fps=prompt.fps or Sampling().fps,
+            fps=(prompt.fps or Sampling().fps) * (1 if chosen.doubt is None else DENSER),
             short_side=None,
             max_pixels=prompt.max_pixels or DEFAULT_MAX_PIXELS,
             multiple=files.patches.factor,
@@ -142,6 +167,7 @@ class QwenFactory:
             gpus=1.0 if chosen.device == "cuda" else 0.0,
             ranks=chosen.ranks,
             notice=prompt.notice,
+            fps_multiple=1 if chosen.doubt is None else DENSER,
         )
 
     def for_cluster(
@@ -194,6 +220,16 @@ class QwenFactory:
         chosen = self._chosen(settings)
         prompt, system = _prompt_of(chosen)
         return load_watcher(self.path, chosen, prompt, system, rank, ranks, group)
+
+
+def _second_look(chosen: QwenSettings, prompt: Prompt) -> dict[str, Any]:
+    """What verification adds to the identity: nothing where there is none. Raises UsageError for an unknown kind."""
+    doubt, kinds = chosen.doubt, prompt.answer.kinds
+    if doubt is None:
+        return {}
+    if kinds is not None and (unknown := sorted(doubt.kinds - set(kinds))):
+        raise UsageError(f"--verify-kinds {','.join(unknown)}: the prompt {prompt.name} knows {', '.join(kinds)}")
+    return {"verify": [VERIFY_VERSION, doubt.below, sorted(doubt.kinds)]}
 
 
 def _prompt_of(chosen: QwenSettings) -> tuple[Prompt, str]:

@@ -13,7 +13,8 @@ from model.checkpoint.source import Source, read
 from model.qwen3_vl.sizes import PatchConfig
 from pipeline.errors import ModelError
 
-KINDS = {"qwen3_vl": "dense", "qwen3_vl_moe": "mixture of experts"}
+#: Architectures that are known: model_type, and what there is of it.
+KINDS = {"qwen3_vl": "Qwen3-VL, dense: 2B, 4B, 8B, 32B", "qwen3_vl_moe": "mixture of experts: 30B-A3B, 235B-A22B"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,10 @@ def read_text_files(source: Source) -> TextFiles:
     """Raises ModelError naming the file that is missing or not to be used."""
     config = read_json(source, "config.json")
     if config.get("model_type") not in KINDS:
-        raise ModelError(f"{source.path}: model_type {config.get('model_type')!r} is not one of {', '.join(KINDS)}")
+        known = "; ".join(f"{kind} ({what})" for kind, what in KINDS.items())
+        raise ModelError(
+            f"{source.path}: model_type {ascii(config.get('model_type'))[:80]} is not a known architecture: {known}"
+        )
     tokenizer = _text(source, "tokenizer.json")
     if tokenizer is None:
         raise ModelError(f"{source.path}: tokenizer.json does not exist: download it beside the weights")

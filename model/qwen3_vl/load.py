@@ -21,7 +21,14 @@ from pipeline.errors import ModelError
 from pipeline.frames import Frames
 from pipeline.plan import SECOND_US, Window
 
-DTYPES = {"auto": None, "float32": torch.float32, "bf16": torch.bfloat16}
+#: --precision: dtype of weights and activations (None: as stored), bits of quantised experts
+PRECISIONS: dict[str, tuple[torch.dtype | None, int | None]] = {
+    "auto": (None, None),
+    "float32": (torch.float32, None),
+    "bf16": (torch.bfloat16, None),
+    "int8": (None, 8),
+    "int4": (None, 4),
+}
 
 
 def load_watcher(
@@ -40,7 +47,8 @@ def load_watcher(
     placement = None
     if ranks > 1 and chosen.expert_placement == "measured" and chosen.expert_load:
         placement = Placement.measured(chosen.expert_load, ranks, chosen.expert_replicas)
-    loaded = load_qwen3_vl(path, rank, ranks, group, DTYPES[chosen.precision], chosen.device, placement)
+    dtype, bits = PRECISIONS[chosen.precision]
+    loaded = load_qwen3_vl(path, rank, ranks, group, dtype, chosen.device, placement, bits=bits)
     loaded.model.eval()
     files = read_text_files(loaded.checkpoint.source)
     try:
@@ -61,7 +69,7 @@ def load_watcher(
     encoder = VisionEncoder(loaded.model.model.visual, files.patches, FeatureCache(chosen.vision_cache_mib << 20))
     generator = Generator(loaded, encoder, prompts.prefix, files.end_ids, chosen.max_new_tokens, chosen.batch_tokens)
     grammar = Grammar(files.tokenizer_json, vocabulary, min(files.end_ids))
-    watcher = QwenWatcher(generator, prompts, grammar, tokenizer, files.patches, prompt.answer)
+    watcher = QwenWatcher(generator, prompts, grammar, tokenizer, files.patches, prompt.answer, chosen.doubt)
     _warm_up(watcher)
     return watcher
 

@@ -1,7 +1,7 @@
 """Run by the expert tests as a program of its own: forks the ranks of a gang, and each answers samples in lockstep.
 
 `python expert_ranks.py JOB.json`: {"checkpoint", "ranks", "work": per rank a list of sample arguments, "out",
-"replicated", "placement", "device", "dtype"}. Rank r writes `out/r.pt`: logits of its samples, and its routing metrics.
+"replicated", "placement", "dtype", "bits"}. Rank r writes `out/r.pt`: logits of its samples, and its routing metrics.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def run_rank(rank: int, job: dict[str, Any]) -> None:
     named = job.get("dtype", "float32")
     dtype = getattr(torch, named) if named else None
     group = dist.group.WORLD
-    loaded = load_qwen3_vl(job["checkpoint"], rank, ranks, group, dtype, placement=placement)
+    loaded = load_qwen3_vl(job["checkpoint"], rank, ranks, group, dtype, placement=placement, bits=job.get("bits"))
     queue = [expert_checkpoints.sample(**sample) for sample in job["work"][rank]]
     answers = []
     with torch.inference_mode():

@@ -97,6 +97,11 @@ def gangs(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         "bf16": {"ranks": 2, "work": [s[:3], s[3:]], "dtype": "bfloat16"},
         "packed": {"ranks": 2, "work": [s[:3], s[3:]], "dtype": None, "checkpoint": half},
         "dense": {"ranks": 2, "work": [s[:1], s[1:]], "checkpoint": dense},
+        **{
+            f"int{bits} on {len(work)}": {"ranks": len(work), "work": work, "bits": bits}
+            for bits in (8, 4)
+            for work in ([s], [s[:3], s[3:]], [s[:1], s[1:3], s[3:5], s[5:]])
+        },
     }
     for name, job in jobs.items():
         job.setdefault("checkpoint", moe)
@@ -106,7 +111,7 @@ def gangs(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         [sys.executable, str(HERE / "expert_ranks.py"), str(folder / "jobs.json")],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,  # a dozen gangs, on a machine that may be busy
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return {
@@ -152,6 +157,18 @@ def test_bf16_as_close_as_transformers_own_bf16(gangs: Any, references: Any, nam
         exact, theirs = references["moe"][seed], references["bf16"][seed].float()
         ours_off, theirs_off = (logits.float() - exact).abs().mean(), (theirs - exact).abs().mean()
         assert ours_off < 1.5 * theirs_off + 0.01, (seed, ours_off, theirs_off)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_low_bit_experts_give_the_same_on_any_number_of_ranks(gangs: Any, references: Any, bits: int) -> None:
+    """int8 to the last bit: integer sums, and scales that belong to one row. int4 as near as float32 is."""
+    alone = dict(answers(gangs[f"int{bits} on 1"]))
+    for ranks in (2, 4):
+        for seed, logits in answers(gangs[f"int{bits} on {ranks}"]):
+            torch.testing.assert_close(logits, alone[seed], rtol=0, atol=0 if bits == 8 else 1e-4)
+    for seed, logits in alone.items():
+        off = (logits - references["moe"][seed]).norm() / references["moe"][seed].norm()
+        assert 1e-4 < off < (0.05 if bits == 8 else 0.5)
 
 
 def test_routing_is_counted(gangs: Any, references: Any) -> None:
@@ -223,13 +240,13 @@ def naive(x: Any, chosen: Any, shares: Any, gate_up: Any, down: Any) -> Any:
 )
 @pytest.mark.parametrize("tokens", [0, 1, 3, 17, 200])
 def test_forms_against_float64(tiny: ModuleType, make: str, dtype: str, tolerance: float, tokens: int) -> None:
-    from model.experts import compute
+    from model.experts import forms
     from model.experts.layer import ExpertParallel, ShardedExperts
 
-    if make == "PackedExperts" and not compute.can_pack():
+    if make == "PackedExperts" and not forms.can_pack():
         pytest.skip("this build of torch has no FBGEMM")
     hidden, width, experts, k = 48, 20, 6, 3
-    form, gate_up, down = layer(getattr(compute, make)(experts, hidden, width, getattr(torch, dtype)), 6, hidden, width)
+    form, gate_up, down = layer(getattr(forms, make)(experts, hidden, width, getattr(torch, dtype)), 6, hidden, width)
     parallel = ExpertParallel(Placement.contiguous(1, experts, 1))
     sharded = ShardedExperts(parallel, 0, form, k, torch.nn.functional.silu)
     x = torch.randn(tokens, hidden, generator=torch.Generator().manual_seed(tokens)).to(getattr(torch, dtype))

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from model.qwen3_vl import QwenFactory
+from model.qwen3_vl import PRECISIONS, QwenFactory
 from model.registry import Placeable, find_model
 from pipeline.errors import ModelError, UsageError
 from pipeline.plan import Windowing
@@ -61,6 +61,8 @@ def test_answers_belong_to_weights_prompt_and_precision_and_not_to_how_they_are_
         assert identity(folders["moe"], **{name: value}) == plain, name
     for name, value in {"prompt": "ocr", "precision": "bf16", "max_new_tokens": 99}.items():
         assert identity(folders["moe"], **{name: value}) != plain, name
+    each = [json.dumps(identity(folders["moe"], precision=name).settings) for name in PRECISIONS]
+    assert len(set(each)) == len(PRECISIONS) > 4
     assert identity(folders["dense"]).weights_hash != plain.weights_hash
     assert json.loads(json.dumps(plain.settings)) is not None
 
@@ -116,6 +118,12 @@ def test_settings_that_cannot_be_meant_are_refused(
 def test_a_dense_model_has_no_experts_to_split(folders: dict[str, Path]) -> None:
     with pytest.raises(UsageError, match="use --replicas"):
         identity(folders["dense"], ranks=2)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_a_dense_model_has_no_experts_to_quantise(folders: dict[str, Path], precision: str) -> None:
+    with pytest.raises(UsageError, match="dense model"):
+        identity(folders["dense"], precision=precision)
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.jinja", "config.json"])

@@ -1,0 +1,153 @@
+"""A second look: doubtful events are shown to the model again, with denser frames around the span that it claimed.
+
+The frames of a window come `DENSER` times as dense as the model's own rate. The first look takes every second of them,
+so it is the look without verification; each doubtful event then gets a look of its own at the dense frames around it,
+with the same question. What the second look says of the event decides:
+
+| the second look | verdict | the event |
+|---|---|---|
+| has it, with the same text and nearly the same span | confirmed | stays, with the higher confidence of both |
+| has it elsewhere, or in other words | corrected | as the second look has it |
+| does not have it | struck | is left out |
+
+Both looks are kept: of an event in its attributes, of a struck one in the window's raw answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from pipeline.event import WindowEvent
+from pipeline.frames import Frames
+from pipeline.plan import SECOND_US, Window
+
+Verdict = Literal["confirmed", "corrected", "struck"]
+VERDICTS: tuple[Verdict, ...] = ("confirmed", "corrected", "struck")
+
+DENSER = 2
+MARGIN_US = SECOND_US  # on both sides of the claimed span
+NEAR_US = SECOND_US // 2  # starts and ends this near are the same
+SAME_IOU = 0.5  # spans that overlap so much are the same
+MOST_LOOKS = 8  # of one window
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Which events are looked at again: those below a confidence (or without one), and those of some kinds."""
+
+    below: float
+    kinds: frozenset[str]
+
+    def about(self, events: Sequence[WindowEvent]) -> list[int]:
+        """Their places in `events`; the least certain `MOST_LOOKS` where there are more."""
+        sure = [-1.0 if event.confidence is None else event.confidence for event in events]
+        found = [i for i, event in enumerate(events) if sure[i] < self.below or event.kind in self.kinds]
+        return sorted(sorted(found, key=lambda i: sure[i])[:MOST_LOOKS])
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A second look at event number `event`: the part of its window, and the frames of that part."""
+
+    event: int
+    window: Window
+    frames: Frames
+
+
+def first_look(frames: Frames) -> Frames:
+    """The frames that the model would have seen without verification."""
+    return _chosen(frames, np.arange(0, len(frames), DENSER))
+
+
+def second_look(event: int, claimed: WindowEvent, window: Window, frames: Frames) -> Look | None:
+    """The dense frames around a claimed span: at least half of the window, at most as many as the first look had.
+    None where no frame lies there."""
+    length = window.end_us - window.start_us
+    missing = max(0, length // 2 - (claimed.end_us - claimed.start_us + 2 * MARGIN_US))
+    start = max(0, claimed.start_us - MARGIN_US - missing // 2)
+    end = min(length, claimed.end_us + MARGIN_US + missing // 2)
+    part = replace(window, start_us=window.start_us + start, end_us=window.start_us + end)
+    within = np.flatnonzero((frames.end_us > part.start_us) & (frames.time_us < part.end_us))
+    if not len(within):
+        return None
+    most = -(-len(frames) // DENSER)
+    if len(within) > most:
+        within = within[np.linspace(0, len(within) - 1, most).round().astype(int)]
+    return Look(event, part, _chosen(frames, within))
+
+
+def judge(
+    claimed: WindowEvent, others: Sequence[WindowEvent], seen: Sequence[WindowEvent], shift_us: int
+) -> tuple[Verdict, WindowEvent | None]:
+    """The verdict about one event, and the event as it stays.
+
+    `others`: the further events of the first look; `seen`: what the second look saw, its times `shift_us` earlier
+    than those of the window.
+    """
+    placed = [_shifted(event, shift_us) for event in seen if event.kind == claimed.kind]
+    by_fit = sorted(placed, key=lambda event: -_iou(event, claimed))
+    same = [event for event in by_fit if event.text.casefold() == claimed.text.casefold()]
+    for event in same:
+        if _iou(event, claimed) >= SAME_IOU or _near(event, claimed):
+            sure = [c for c in (event.confidence, claimed.confidence) if c is not None]
+            kept = replace(claimed, confidence=max(sure, default=None))
+            return "confirmed", replace(kept, attributes=_told("confirmed", claimed, event))
+    # Other words at the same time are a correction only where they are not another event of the first look.
+    known = {(other.kind, other.text.casefold()) for other in others}
+    reworded = [e for e in by_fit if (e.kind, e.text.casefold()) not in known and _touches(e, claimed)]
+    if found := next(iter([*same, *reworded]), None):
+        return "corrected", replace(found, attributes=_told("corrected", claimed, found))
+    return "struck", None
+
+
+def as_line(verdict: Verdict, claimed: WindowEvent, look: Look, answer: str) -> str:
+    """A second look as one line of JSON, for the window's raw answer."""
+    span = [look.window.start_us, look.window.end_us]
+    told = {"look": verdict, "span_us": span, "of": _facts("first", claimed), "answer": answer}
+    return json.dumps(told, ensure_ascii=False)
+
+
+def _told(verdict: Verdict, first: WindowEvent, second: WindowEvent) -> dict[str, Any]:
+    return {**first.attributes, "look": verdict, **_facts("first", first), **_facts("second", second)}
+
+
+def _facts(which: str, event: WindowEvent) -> dict[str, Any]:
+    """Times are those of the window, as all times of an answer."""
+    return {
+        f"{which}_start_s": event.start_us / SECOND_US,
+        f"{which}_end_s": event.end_us / SECOND_US,
+        f"{which}_text": event.text,
+        f"{which}_confidence": event.confidence,
+    }
+
+
+def _shifted(event: WindowEvent, shift_us: int) -> WindowEvent:
+    return replace(
+        event,
+        start_us=event.start_us + shift_us,
+        end_us=event.end_us + shift_us,
+        evidence_us=tuple(t + shift_us for t in event.evidence_us),
+    )
+
+
+def _iou(a: WindowEvent, b: WindowEvent) -> float:
+    both = min(a.end_us, b.end_us) - max(a.start_us, b.start_us)
+    either = max(a.end_us, b.end_us) - min(a.start_us, b.start_us)
+    return max(0, both) / either if either > 0 else 1.0
+
+
+def _near(a: WindowEvent, b: WindowEvent) -> bool:
+    return abs(a.start_us - b.start_us) <= NEAR_US and abs(a.end_us - b.end_us) <= NEAR_US
+
+
+def _touches(a: WindowEvent, b: WindowEvent) -> bool:
+    return a.start_us <= b.end_us + NEAR_US and b.start_us <= a.end_us + NEAR_US
+
+
+def _chosen(frames: Frames, which: np.ndarray[Any, Any]) -> Frames:
+    return Frames(frames.pixels[which], frames.time_us[which], frames.end_us[which], frames.lost_us)
