@@ -67,14 +67,14 @@ def find_model(spec: str) -> ModelFactory:
         return cast(ModelFactory, importlib.import_module(BUILT_IN[spec]))
     if spec.startswith(_PYTHON):
         return _own_model(spec)
-    if "/" in spec or os.path.isdir(spec):
+    if "/" in spec or spec.endswith(".gguf") or os.path.isdir(spec):
         from model.qwen3_vl import QwenFactory
 
         return QwenFactory(spec)
     known = ", ".join(BUILT_IN)
     raise UsageError(
-        f"--model {spec}: not known. Known are: {known}; a Qwen3-VL checkpoint by its directory, URI or hub id "
-        "(org/name); or python:PACKAGE.MODULE[:OBJECT] for your own"
+        f"--model {spec}: not known. Known are: {known}; a Qwen3-VL checkpoint by its directory, URI, hub id "
+        "(org/name) or GGUF file; or python:PACKAGE.MODULE[:OBJECT] for your own"
     )
 
 

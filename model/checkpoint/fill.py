@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from model.checkpoint.fp8 import dequantise
-from model.checkpoint.header import Stored
+from model.checkpoint.header import BLOCKS, Stored
 from model.checkpoint.layout import Read
 from model.checkpoint.source import Source
+from pipeline.errors import ModelError
 
 DTYPES = {
     "F64": torch.float64,
@@ -20,6 +21,7 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
 }
 STRIP = 64 << 20  # bytes read at a time where they cannot go straight to their place
+UNPACKED = 4 << 20  # bytes of float32 dequantised at a time
 
 
 class Filler:
@@ -39,6 +41,9 @@ class Filler:
         shape = stored.shape if read.item is None else stored.shape[1:]
         items = 1 if read.item is None else stored.shape[0]
         start = stored.start + (read.item or 0) * (stored.nbytes // items)
+        if stored.dtype in BLOCKS:
+            self._fill_blocks(stored, start, shape, target)
+            return
         dtype = DTYPES[stored.dtype]
         if read.scale is not None and self._block is not None:
             scale = self._scale(read.scale, read.item)
@@ -60,6 +65,25 @@ class Filler:
             for row in range(0, rows, step):
                 part = flat[row : row + step]
                 part.copy_(self._staged(stored.file, start + row * row_bytes, dtype, part.shape))
+
+    def _fill_blocks(self, stored: Stored, start: int, shape: tuple[int, ...], target: Tensor) -> None:
+        """A matrix of a GGUF file, dequantised some rows at a time."""
+        try:
+            from gguf import GGMLQuantizationType
+            from gguf.quants import dequantize
+        except ImportError as error:
+            raise ModelError(
+                f"{stored.file}: GGUF files need the package gguf: pip install 'secondsight[gguf]'"
+            ) from error
+        values, nbytes = BLOCKS[stored.dtype]
+        rows, columns = math.prod(shape[:-1]), shape[-1]
+        row_bytes = columns // values * nbytes
+        flat = target.view(rows, columns)
+        step = max(1, UNPACKED // (4 * columns))
+        for row in range(0, rows, step):
+            part = flat[row : row + step]
+            raw = self._staged(stored.file, start + row * row_bytes, torch.uint8, (len(part), row_bytes))
+            part.copy_(torch.from_numpy(dequantize(raw.numpy(), GGMLQuantizationType[stored.dtype])))
 
     def _scale(self, scale: Stored, item: int | None) -> Tensor:
         shape = scale.shape if item is None else scale.shape[1:]

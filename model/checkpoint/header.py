@@ -26,6 +26,13 @@ ITEM_BYTES = {
     "I64": 8, "U64": 8, "F64": 8,
 }  # fmt: skip
 
+#: Quantised types of GGUF files: values and bytes of a block, which lies within a row.
+BLOCKS = {
+    "Q4_0": (32, 18), "Q4_1": (32, 20), "Q5_0": (32, 22), "Q5_1": (32, 24), "Q8_0": (32, 34), "IQ4_NL": (32, 18),
+    "Q2_K": (256, 84), "Q3_K": (256, 110), "Q4_K": (256, 144), "Q5_K": (256, 176), "Q6_K": (256, 210),
+    "IQ4_XS": (256, 136),
+}  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -39,6 +46,9 @@ class Stored:
 
     @property
     def nbytes(self) -> int:
+        if self.dtype in BLOCKS:
+            values, nbytes = BLOCKS[self.dtype]
+            return math.prod(self.shape) // values * nbytes
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
 

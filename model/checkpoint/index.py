@@ -68,10 +68,14 @@ def sample_spans(tensor: Stored) -> list[tuple[int, int]]:
 
 
 def open_checkpoint(spec: str) -> Checkpoint:
-    """Open a local directory, an fsspec URI or a hub id. Reads the configuration and the headers, no weights.
+    """Open a local directory, an fsspec URI, a hub id or a GGUF file. Reads configuration and headers, no weights.
 
     Raises ModelError for whatever is missing or cannot be believed, naming it.
     """
+    if spec.endswith(".gguf"):
+        from model.checkpoint.gguf.open import open_gguf
+
+        return open_gguf(spec)
     source = open_source(spec)
     config = read_json(source, "config.json")
     if source.size(INDEX) is not None:

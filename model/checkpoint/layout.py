@@ -5,6 +5,7 @@ Expert layouts in the wild, for E experts of width I below hidden size H:
 | layout (names below `experts.`) | gate and up | down |
 |---|---|---|
 | per expert | `{i}.gate_proj.weight`, `{i}.up_proj.weight`, each [I, H] | `{i}.down_proj.weight` [H, I] |
+| per projection, GGUF files | `gate_proj`, `up_proj` [E, I, H] | `down_proj` [E, H, I] |
 | fused, transformers 5 | `gate_up_proj` [E, 2I, H] | `down_proj` [E, H, I] |
 | fused, hub checkpoints of transformers 4.57 | `gate_up_proj` [E, H, 2I] | `down_proj` [E, I, H] |
 
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from model.checkpoint.fp8 import SCALE_SUFFIX, scale_shape
-from model.checkpoint.header import Stored
+from model.checkpoint.header import BLOCKS, Stored
 from model.checkpoint.index import Checkpoint
 from pipeline.errors import ModelError
 
@@ -76,6 +77,11 @@ class Layout:
             gate_up = self._fused(f"{prefix}.gate_up_proj", e, 2 * i, h)
             down = self._fused(f"{prefix}.down_proj", e, h, i)
             return [ExpertReads((replace(gate_up, item=n),), replace(down, item=n)) for n in range(e)]
+        if self.has(f"{prefix}.gate_proj"):
+            parts = [(f"{prefix}.{part}_proj", (e, *side)) for part, side in (("gate", (i, h)), ("up", (i, h)))]
+            gate, up = (self._find(name, [side]) for name, side in parts)
+            down = self._find(f"{prefix}.down_proj", [(e, h, i)])
+            return [ExpertReads((replace(gate, item=n), replace(up, item=n)), replace(down, item=n)) for n in range(e)]
         reads = []
         for n in range(e):
             gate = self._find(f"{prefix}.{n}.gate_proj.weight", [(i, h)])
@@ -111,7 +117,7 @@ class Layout:
             wanted = " or ".join(str(list(shape)) for shape in shapes)
             raise ModelError(f"{path}: {name} has shape {list(stored.shape)}, config.json asks for {wanted}")
         self._used.add(name)
-        if stored.dtype in FLOATS:
+        if stored.dtype in FLOATS or stored.dtype in BLOCKS:
             return Read(stored)
         if stored.dtype != FP8 or self._block is None or len(stored.shape) < 2:
             hint = " without a quantization_config in config.json" if stored.dtype == FP8 else ""

@@ -123,6 +123,13 @@ class RemoteSource:
         self._fs, self._root = filesystem(self.path)
         self._pool = ThreadPoolExecutor(FETCHES)
 
+    def names(self) -> list[str]:
+        """The names of the files there."""
+        try:
+            return sorted(str(found).rpartition("/")[2] for found in self._fs.ls(self._root, detail=False))
+        except Exception as error:
+            raise _model_error(video_error(self.path, error)) from error
+
     def size(self, name: str) -> int | None:
         try:
             return int(self._fs.info(f"{self._root}/{name}")["size"])

@@ -15,7 +15,7 @@ import pytest
 from model.checkpoint.header import read_header
 from model.checkpoint.index import open_checkpoint
 from model.checkpoint.source import LocalSource
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, UsageError
 
 torch = pytest.importorskip("torch")
 
@@ -107,6 +107,39 @@ def restored(weight: Any, scale: Any, block: int) -> Any:
         for j in range(weight.shape[-1]):
             out[..., i, j] *= scale[..., i // block, j // block]
     return out
+
+
+@pytest.mark.parametrize("layout", ["hub", "per_expert"])
+def test_a_checkpoint_stored_in_fp8_is_the_one_that_the_definition_gives(
+    tiny: ModuleType, moe: Any, tmp_path: Path, layout: str
+) -> None:
+    """Values and scales by a plain loop over blocks; all that is no linear layer of the language model as it was."""
+    from safetensors.torch import load_file
+
+    from model.checkpoint.load import load_qwen3_vl
+    from model.checkpoint.store_fp8 import store_fp8
+
+    source = tiny.save(moe, tmp_path / "plain", layout, shards=2)
+    stored = store_fp8(str(source), tmp_path / "fp8", block=16)
+    before, after = (
+        {k: v for f in sorted(p.glob("*.safetensors")) for k, v in load_file(f).items()} for p in (source, stored)
+    )
+    for name, weight in before.items():
+        if any(part in name for part in (".experts.", "_proj.")) and "visual" not in name:
+            values, scale = tiny.quantise(weight, 16)
+            assert torch.equal(after[name].float(), values.float()) and torch.equal(after[f"{name}_scale_inv"], scale)
+        else:
+            assert torch.equal(after[name], weight) and f"{name}_scale_inv" not in after
+    config = json.loads((stored / "config.json").read_text())["quantization_config"]
+    assert config["weight_block_size"] == [16, 16] and "lm_head" in config["modules_to_not_convert"]
+    loaded = load_qwen3_vl(str(stored))
+    assert loaded.checkpoint.weights_hash != open_checkpoint(str(source)).weights_hash
+    inputs = tiny.sample(2, 7, frames=3)
+    off = (logits(loaded.model, inputs) - logits(moe, inputs)).norm() / logits(moe, inputs).norm()
+    assert 1e-3 < off < 0.2
+    for target, said in ((tmp_path / "again", "FP8 already"), (stored, "not empty")):
+        with pytest.raises((ModelError, UsageError), match=said):
+            store_fp8(str(stored), target)
 
 
 def test_dense_and_tied(tiny: ModuleType, tmp_path: Path) -> None:

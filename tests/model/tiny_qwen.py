@@ -58,9 +58,11 @@ def tokenizer() -> Tokenizer:
     return bpe
 
 
-def model(kind: str, bpe: Tokenizer, seed: int = 0) -> Any:
+def random_model(
+    kind: str, bpe: Tokenizer, seed: int = 0, text: dict[str, Any] | None = None, experts: dict[str, Any] | None = None
+) -> Any:
     """transformers' own model of `kind` ("moe": 8 experts, top 2; "dense"), float32, DeepStack on, random weights
-    large enough for every part to matter."""
+    large enough for every part to matter. `text` and `experts`: other sizes."""
     from transformers import (
         Qwen3VLConfig,
         Qwen3VLForConditionalGeneration,
@@ -68,7 +70,7 @@ def model(kind: str, bpe: Tokenizer, seed: int = 0) -> Any:
         Qwen3VLMoeForConditionalGeneration,
     )
 
-    text = {
+    shape = {
         "vocab_size": VOCABULARY,
         "hidden_size": 64,
         "intermediate_size": 96,
@@ -85,20 +87,22 @@ def model(kind: str, bpe: Tokenizer, seed: int = 0) -> Any:
             "mrope_interleaved": True,
         },
     }
-    experts = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+    for name, value in (text or {}).items():
+        shape[name] = {**shape[name], **value} if isinstance(value, dict) else value
+    sparse = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 24, **(experts or {})}
     vision = {
         "depth": 4,
         "hidden_size": 32,
         "intermediate_size": 48,
         "num_heads": 4,
         "patch_size": 16,
-        "out_hidden_size": 64,
+        "out_hidden_size": shape["hidden_size"],
         "num_position_embeddings": 64,
         "deepstack_visual_indexes": [0, 1, 2],
     }
     moe = kind == "moe"
     config = (Qwen3VLMoeConfig if moe else Qwen3VLConfig)(
-        text_config={**text, **(experts if moe else {})},
+        text_config={**shape, **(sparse if moe else {})},
         vision_config=vision,
         image_token_id=bpe.token_to_id("<|image_pad|>"),
         video_token_id=bpe.token_to_id("<|video_pad|>"),
@@ -117,11 +121,11 @@ def model(kind: str, bpe: Tokenizer, seed: int = 0) -> Any:
     return built.eval()
 
 
-def save(folder: Path, kind: str, seed: int = 0) -> Path:
-    """Write a whole checkpoint of `kind` into `folder`."""
+def save(folder: Path, kind: str, seed: int = 0, model: Any = None) -> Path:
+    """Write a whole checkpoint of `kind` into `folder`; of `model` where it is given."""
     bpe = tokenizer()
     folder.mkdir(parents=True, exist_ok=True)
-    built = model(kind, bpe, seed)
+    built = model or random_model(kind, bpe, seed)
     built.generation_config.eos_token_id = [bpe.token_to_id("<|im_end|>"), bpe.token_to_id("<|endoftext|>")]
     built.generation_config.pad_token_id = bpe.token_to_id("<|endoftext|>")
     built.save_pretrained(folder)
