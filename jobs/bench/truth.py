@@ -1,8 +1,12 @@
-"""How true the log is: `python -m jobs.bench.truth [--quick] [--json FILE] [--model PATH]`.
+"""How true the log is: `python -m jobs.bench.truth [--quick] [--json FILE] [--model PATH] [--precision P,P,...]`.
 
 Videos of the generated world, from seeds that training never saw, are encoded; the whole job (`jobs.run`) watches them
 with a checkpoint; its log is scored against what was drawn. Beside each figure stands the most that was to be had:
 what the log would say if the model answered every window with the truth that the window's frames show.
+
+With several precisions (`float32,bf16,fp8-stored,int8,int4`) the same videos are watched in each, and a table stands
+them side by side. fp8-stored: the checkpoint is first rewritten in FP8 (`python -m model.checkpoint.store_fp8`).
+`--verify BELOW` watches once more, with a second look at events of less confidence.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from jobs.demo.truth import TruthEvent
 from jobs.evaluate import find_videos, print_scores, score
 from jobs.run import run
 from jobs.train.samples import told_of
+from model.checkpoint.store_fp8 import store_fp8
 from model.prompts import Prompt, load_prompt
 from pipeline.errors import ModelError
 from pipeline.evaluate import Prediction, Scores, evaluate
@@ -43,6 +48,7 @@ GOALS = {
     "f1_50": (">=", 0.90), "f1_75": (">=", 0.75), "exact_text": (">=", 0.90),
     "start_p50_s": ("<=", 0.25), "start_p95_s": ("<=", 0.75),
 }  # fmt: skip
+FP8_STORED = "fp8-stored"
 _TITLES = ("RIVER", "FIRST LIGHT", "MARKET", "NIGHT BUS")
 
 
@@ -91,24 +97,40 @@ class Row:
 
 
 def measure(
-    folder: Path, model: str, quick: bool, prompt: str, precision: str = "auto", ranks: int = 1, say: bool = True
+    folder: Path,
+    model: str,
+    quick: bool,
+    prompt: str,
+    precision: str = "auto",
+    ranks: int = 1,
+    say: bool = True,
+    verify: float = 0.0,
 ) -> list[Row]:
-    """Make the films, watch them, score them."""
+    """Make the films (where `folder` has none yet), watch them, score them."""
     groups = films(quick)
     everything = [film for some in groups.values() for film in some]
-    began = time.perf_counter()
-    truth_file = write_archive(folder / "archive", SEED, everything)
-    made_s = time.perf_counter() - began
+    truth_file, log = folder / "archive" / "truth.json", str(folder / f"log-{precision}-{verify}")
+    if not truth_file.is_file():
+        began = time.perf_counter()
+        truth_file = write_archive(folder / "archive", SEED, everything)
+        if say:
+            print(f"{len(everything)} videos made in {time.perf_counter() - began:.0f} s")
+    if precision == FP8_STORED:
+        stored = folder / precision
+        model, precision = str(stored if stored.is_dir() else store_fp8(model, stored)), "auto"
+    settings = {"verify": verify} if verify else {}
     summary = run(
-        str(folder / "archive"), str(folder / "log"), model=model, prompt=prompt, precision=precision, ranks=ranks
+        str(folder / "archive"), log, model=model, prompt=prompt, precision=precision, ranks=ranks, settings=settings
     )
     if say:
         print(
-            f"{summary.videos} videos, {summary.video_s:.0f} s, {summary.windows} windows: made in {made_s:.0f} s, "
-            f"watched in {summary.elapsed_s:.0f} s"
+            f"{summary.videos} videos, {summary.video_s:.0f} s, {summary.windows} windows watched in "
+            f"{summary.elapsed_s:.0f} s"
         )
+        if looks := summary.totals.get("model", {}).get("second_looks"):
+            print("second looks: " + ", ".join(f"{count} {verdict}" for verdict, count in looks.items()))
     truth = read_truth(truth_file)
-    log, asked = str(folder / "log"), load_prompt(prompt)
+    asked = load_prompt(prompt)
     rows = []
     for group, made in {**groups, "all": everything}.items():
         true = {film.file: truth[film.file] for film in made}
@@ -166,6 +188,16 @@ def print_rows(rows: Iterable[Row]) -> None:
         print(f"{row.group:<16}{truths:>7}  {cells}  of {ours['seam_truths']}: {seams}")
 
 
+def print_precisions(measured: Mapping[str, Sequence[Row]]) -> None:
+    """All videos together, one line for each precision; precision and recall of events at an IoU of 0.5."""
+    print(f"\n{'all videos':<24}" + "".join(f"{n:>13}" for n in ("precision_50", "recall_50", *GOALS, "mean_ap")))
+    for precision, rows in measured.items():
+        scores = rows[-1].scores
+        figures, found = rows[-1].figures(scores), scores.detection[0.5][""]
+        cells = [found.precision, found.recall, *(figures[name] for name in (*GOALS, "mean_ap"))]
+        print(f"{precision:<24}" + "".join(f"{_short(cell):>13}" for cell in cells))
+
+
 def _short(figure: float | None) -> str:
     return "-" if figure is None else f"{figure:.3f}"
 
@@ -175,7 +207,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a few short films, about a minute on a quiet machine")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--model", default=str(BUNDLED), help="checkpoint folder (default: the bundled one)")
-    parser.add_argument("--precision", default="auto", help="of the weights: auto, float32, bf16")
+    parser.add_argument("--precision", default="auto", help="of the weights, one or several (see above)")
+    parser.add_argument("--verify", type=float, default=0.0, metavar="BELOW", help="and with a second look")
     parser.add_argument("--ranks", type=int, default=1, help="processes that share the experts")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep archive and log there")
     args = parser.parse_args()
@@ -184,17 +217,27 @@ def main() -> int:
         raise SystemExit(str(ModelError(f"{args.model} holds no weights: train some with `python -m jobs.train`")))
     with tempfile.TemporaryDirectory() as folder:
         where, prompt = args.keep or Path(folder), str(Path(args.model) / "world.toml")
-        rows = measure(where, args.model, args.quick, prompt, args.precision, args.ranks)
-    print_rows(rows)
+        measured = {}
+        for precision in args.precision.split(","):
+            for verify in (0.0, args.verify) if args.verify else (0.0,):
+                name = f"{precision}, verify {verify:g}" if verify else precision
+                print(f"\n{name}")
+                measured[name] = measure(where, args.model, args.quick, prompt, precision, args.ranks, verify=verify)
+                print_rows(measured[name])
+    if len(measured) > 1:
+        print_precisions(measured)
     if args.json:
-        figures = {
-            row.group: {"model": row.scores.as_json(), "limit": row.limit.as_json(), "figures": row.figures(row.scores)}
-            for row in rows
-        }
-        args.json.write_text(
-            json.dumps({"goals": GOALS, "precision": args.precision, "groups": figures}, indent=1) + "\n"
-        )
+        told = [_as_json(precision, rows) for precision, rows in measured.items()]
+        args.json.write_text(json.dumps(told if len(told) > 1 else told[0], indent=1) + "\n")
     return 0
+
+
+def _as_json(precision: str, rows: Iterable[Row]) -> dict[str, Any]:
+    groups = {
+        row.group: {"model": row.scores.as_json(), "limit": row.limit.as_json(), "figures": row.figures(row.scores)}
+        for row in rows
+    }
+    return {"goals": GOALS, "precision": precision, "groups": groups}
 
 
 if __name__ == "__main__":

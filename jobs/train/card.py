@@ -24,7 +24,8 @@ It watches the videos of `secondsight demo` and writes down what happens in them
 footage its answers have the right form and no meaning.
 
 {millions:.1f} M weights in {dtype}; {layers} layers of {experts} experts, {top} of them for each token. Trained by
-`python -m jobs.train` for {steps:,} steps of {batch} windows, each drawn for its step. Prompt: `world.toml`.
+`python -m jobs.train`: {looks:,} steps in which the vision tower learned alone from single scenes, then {steps:,} steps
+of {batch} windows, all drawn for their step. Prompt: `world.toml`.
 
 ## Scores
 
@@ -34,11 +35,12 @@ Of videos from seeds that training never saw, by the whole job (`python -m jobs.
 
 ## Curve
 
-`right`: share of answer tokens (without times) that are right given those before them. `off`: median error of a time,
-s. `busiest`: load of the busiest expert over the mean of its layer, in the worst layer; 1 is even.
+`hints`, `parts`: losses of the hints about pairs of frames and about the parts of a picture. `right`: share of answer
+tokens (without times) that are right given those before them. `off`: median error of a time, s. `busiest`: load of the
+busiest expert over the mean of its layer, in the worst layer; 1 is even.
 
-| step | loss | hints | right | off | busiest |
-|---|---|---|---|---|---|
+| step | loss | hints | parts | right | off | busiest |
+|---|---|---|---|---|---|---|
 {curve}
 
 ## Settings
@@ -53,18 +55,20 @@ def card(folder: Path, scores: Sequence[Mapping[str, Any]]) -> str:
     with safe_open(folder / "checkpoint" / "model.safetensors", "pt") as file:
         shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (not a dict)
     config = json.loads((folder / "checkpoint" / "config.json").read_text())
-    curve = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+    curve = [line for _, line in sorted({line["step"]: line for line in lines}.items())]  # done again: counts once
     text = config["text_config"]
     weights = sum(_product(shape) for shape in shapes)
-    columns = ("step", "loss", "hint", "right", "off_s", "busiest")
-    rows = [f"| {' | '.join(str(line[name]) for name in columns)} |" for line in _thinned(curve)]
+    columns = ("step", "loss", "hint", "cell", "right", "off_s", "busiest")
+    rows = [f"| {' | '.join(str(line.get(name, '')) for name in columns)} |" for line in _thinned(curve)]
     return _CARD.format(
         millions=weights / 1e6,
         dtype=config["dtype"],
         layers=text["num_hidden_layers"],
         experts=text.get("num_experts", text.get("num_local_experts")),  # as hub checkpoints and transformers 5 say it
         top=text["num_experts_per_tok"],
-        steps=steps,
+        looks=settings["look_steps"],
+        steps=max(0, steps - settings["look_steps"]),
         batch=settings["batch"],
         scores="\n".join(_scores(scores) if scores else ["Not measured yet."]),
         curve="\n".join(rows),

@@ -1,0 +1,136 @@
+"""Experts in each precision (part of `python -m jobs.bench.experts`): memory, speed and error of one layer.
+
+Peers in the same run: the experts as bf16 checkpoints are held otherwise (packed fp16 on a CPU without bf16
+instructions), float32, and torch's own low-bit products, on the matrices of as many experts as the tokens hit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from jobs.bench.expert_layers import HIDDEN, TOP, WIDTH, cpu_seconds, routed, sharded
+from model.experts.compute import ExpertWeights, PlainExperts
+from model.experts.forms import best_form
+from model.experts.placement import Placement
+from model.experts.quantise import quantise_blocks, quantise_int8
+
+EXPERTS = 32  # enough that their weights come from memory, not from a cache
+
+
+def precision_cost(quick: bool) -> list[dict[str, Any]]:
+    """For each precision: bits per weight as measured in memory, relative error, CPU time at several batch sizes."""
+    sizes = [1, 16, 64] if quick else [1, 4, 16, 64, 256]
+    forms: dict[str, Callable[[], ExpertWeights]] = {
+        "float32": lambda: PlainExperts(EXPERTS, HIDDEN, WIDTH, torch.float32),
+        "bf16 or fp16": lambda: best_form(EXPERTS, HIDDEN, WIDTH, torch.float32, packed=True),
+        "int8": lambda: best_form(EXPERTS, HIDDEN, WIDTH, torch.float32, bits=8),
+        "int4": lambda: best_form(EXPERTS, HIDDEN, WIDTH, torch.float32, bits=4),
+    }
+    print(f"{EXPERTS} experts of 30B-A3B, top {TOP}, one thread: CPU ms of a layer at so many tokens")
+    print(f"  {'':<26}{'bits':>6}{'MiB':>6}{'pack s':>8}{'error':>8}" + "".join(f"{n:>8}" for n in sizes))
+    truth: Tensor | None = None
+    rows = []
+    for name, make in forms.items():
+        before = _resident_mib()
+        weights: list[ExpertWeights] = []
+        packing = _seconds(lambda weights=weights, make=make: weights.append(_filled(make())))  # type: ignore[misc]
+        held = _resident_mib() - before
+        layer = sharded(weights[0], Placement.contiguous(1, EXPERTS, 1))
+        row: dict[str, Any] = {"precision": name, "form": type(weights[0]).__name__, "held_mib": held}
+        row["bits"] = held * 2**23 / (3 * EXPERTS * HIDDEN * WIDTH)
+        row["pack_s"] = packing
+        x, chosen, shares = _routed(64)
+        found = layer(x, chosen, shares)
+        truth = found if truth is None else truth
+        row["error"] = float((found - truth).norm() / truth.norm())
+        for tokens in sizes:
+            row[f"{tokens}_ms"] = 1e3 * cpu_seconds(partial(layer, *_routed(tokens)), 5 if tokens <= 16 else 2)
+        rows.append(row)
+        cells = "".join(f"{row[f'{n}_ms']:>8.1f}" for n in sizes)
+        label = f"{name} ({row['form']})"
+        print(f"  {label:<26}{row['bits']:>6.1f}{held:>6.0f}{packing:>8.1f}{row['error']:>8.4f}{cells}")
+        del layer, weights
+    for name, make_peer in (("int8pack_mm, bf16", _int8_peer), ("int4pack_mm, bf16", _int4_peer)):
+        peer = make_peer()
+        row = {"peer": name}
+        for tokens in sizes:
+            counts = torch.bincount(_routed(tokens)[1].flatten(), minlength=EXPERTS)
+            row[f"{tokens}_ms"] = 1e3 * cpu_seconds(partial(_run_peer, peer, counts), 3 if tokens <= 16 else 1)
+        rows.append(row)
+        cells = "".join(f"{row[f'{n}_ms']:>8.1f}" for n in sizes)
+        print(f"  torch's {name:<46}{cells}")
+    return rows
+
+
+def _filled(weights: ExpertWeights) -> ExpertWeights:
+    """Different matrices for every expert, the same for every form."""
+    for expert in range(EXPERTS):
+        generator = torch.Generator().manual_seed(expert)
+        for target in weights.slot(expert):
+            target.copy_(torch.randn(target.shape, generator=generator).div_(math.sqrt(target.shape[1])))
+        weights.seal(expert)
+    return weights
+
+
+def _routed(tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    x, chosen, shares = routed(tokens, seed=tokens, experts=EXPERTS)
+    return x.float(), chosen, shares.float()
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+def _resident_mib() -> float:
+    """Memory of this process, after what is free was given back (Linux with glibc)."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    status = Path("/proc/self/status").read_text()
+    return next(float(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmRSS"))
+
+
+Peer = Callable[[Tensor, int], Tensor]
+
+
+def _run_peer(peer: tuple[Peer, Peer], counts: Tensor) -> None:
+    """Both products of each expert that was hit, without the gathering and the sum around them."""
+    gate_up, down = peer
+    for expert, count in enumerate(counts.tolist()):
+        if count:
+            both = gate_up(torch.zeros(count, HIDDEN, dtype=torch.bfloat16), expert)
+            down(F.silu(both[:, :WIDTH]).mul_(both[:, WIDTH:]), expert)
+
+
+def _int8_peer() -> tuple[Peer, Peer]:
+    def one(rows: int, columns: int) -> Peer:
+        values, scale = quantise_int8(torch.randn(rows, columns))
+        copies, factors = [values.clone() for _ in range(EXPERTS)], scale.bfloat16()
+        return lambda x, expert: torch.ops.aten._weight_int8pack_mm(x, copies[expert], factors)
+
+    return one(2 * WIDTH, HIDDEN), one(HIDDEN, WIDTH)
+
+
+def _int4_peer() -> tuple[Peer, Peer]:
+    def one(rows: int, columns: int) -> Peer:
+        values, scale = quantise_blocks(torch.randn(rows, columns))
+        pack = torch.ops.aten._convert_weight_to_int4pack_for_cpu
+        packed = pack(values.flatten(1).to(torch.int32), 2)
+        copies = [packed.clone() for _ in range(EXPERTS)]
+        factors = torch.stack([scale, torch.zeros_like(scale)], -1).transpose(0, 1).contiguous().bfloat16()
+        multiply = torch.ops.aten._weight_int4pack_mm_for_cpu
+        return lambda x, expert: multiply(x.contiguous(), copies[expert], 64, factors)
+
+    return one(2 * WIDTH, HIDDEN), one(HIDDEN, WIDTH)
