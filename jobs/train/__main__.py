@@ -3,8 +3,9 @@
 FOLDER gets `state.safetensors` (to go on), `curve.jsonl` (one line per report) and `checkpoint/` (the averaged weights
 in the layout of Hugging Face). The same seed and settings give the same weights, stopped or not, on one kind of device.
 
-  python -m jobs.train RUN --steps 60000 --decay 12000 --batch 16 --workers 1         # two cores, hours
-  python -m jobs.train RUN --steps 6000 --decay 1500 --batch 256 --easy-steps 300 --workers 15 --device cuda
+  python -m jobs.train RUN --steps 12000 --decay 2500 --workers 1                     # two cores, hours
+  python -m jobs.train RUN --steps 6000 --decay 1500 --batch 192 --look-steps 1500 --easy-steps 300 --workers 15 \
+      --device cuda                                                                   # minutes, never run so far
 
 Then score it and write its card:
 
@@ -28,8 +29,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m jobs.train", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--prompt", default=str(PROMPT), help="profile that the model is trained for")
-    parser.add_argument("--steps", type=int, default=20_000, help="go on up to this step (default %(default)s)")
-    parser.add_argument("--decay", type=int, default=4_000, help="steps over which the rate falls to 0 at the end")
+    parser.add_argument("--steps", type=int, default=12_000, help="go on up to this step (default %(default)s)")
+    parser.add_argument("--decay", type=int, default=2_500, help="steps over which the rate falls to 0 at the end")
     parser.add_argument("--report", type=int, default=50, help="steps per line of the curve")
     parser.add_argument("--save", type=int, default=500, help="steps between two states kept")
     parser.add_argument("--workers", type=int, default=0, help="processes that make samples (0: this one)")

@@ -40,12 +40,12 @@ class Recipe:
 
     seed: int = 1
     size: str = "bundled"
-    batch: int = 24
+    batch: int = 12
     lr: float = 2e-3
     warmup: int = 100
-    look_steps: int = 1500
+    look_steps: int = 2600
     look_every: int = 3
-    easy_steps: int = 1500
+    easy_steps: int = 1000
     slack_s: float = 0.12
     hint: float = 4.0
     cell: float = 2.0

@@ -438,5 +438,5 @@ def test_weights_of_every_precision_are_saved(tmp_path: Path) -> None:
 def test_the_card_tells_how_it_was_made_and_how_good_it_is(checkpoint: Path) -> None:
     figures = {"f1_50": 0.5, "exact_text": None}
     text = card(checkpoint.parent, [{"precision": "bf16", "groups": {"all": {"figures": figures}}}])
-    assert "2 layers of 8 experts, 2 of them" in text and "for 1 steps of 3 windows" in text
+    assert "2 layers of 8 experts, 2 of them" in text and "then 1 steps\nof 3 windows" in text
     assert "| bf16 | all | 0.5 | - |" in text and "| 1 | " in text and "- lr: 0.002" in text
