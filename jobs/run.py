@@ -262,7 +262,7 @@ def configure(
 
     sampling, windowing = profile.sampling, profile.windowing
     if fps is not None:
-        sampling = replace(sampling, fps=_fraction(fps))
+        sampling = replace(sampling, fps=_fraction(fps) * profile.fps_multiple)
     if short_side is not None:
         if short_side < 2:
             raise UsageError(f"--short-side {short_side}: must be at least 2 pixels")
@@ -301,7 +301,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--model",
         default="signals",
-        help="who watches: signals (the default, needs no weights), or a Qwen3-VL checkpoint: directory, URI or hub id",
+        help="who watches: signals (the default, needs no weights), or a Qwen3-VL: directory, URI, hub id, .gguf",
     )
     model.add_argument("--prompt", metavar="NAME", help="what a Qwen3-VL is asked: events, ocr, ..., or a .toml file")
     model.add_argument("--ranks", type=int, metavar="N", help="processes (GPUs) that share the experts of one replica")
@@ -310,7 +310,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("contiguous", "measured"),
         help="which rank holds which experts; measured: by the routing of the last run in LOG (default: contiguous)",
     )
-    model.add_argument("--precision", choices=("float32", "bf16"), help="of the weights (default: as stored)")
+    model.add_argument(
+        "--precision",
+        choices=("float32", "bf16", "int8", "int4"),
+        help="of the weights; int8, int4: of the experts alone (default: as stored)",
+    )
+    model.add_argument(
+        "--verify",
+        type=float,
+        nargs="?",
+        const=0.5,
+        metavar="BELOW",
+        help="look again, at denser frames, at events of less confidence than this: confirm, correct or strike them",
+    )
+    model.add_argument("--verify-kinds", metavar="KIND,...", help="look again at all events of these kinds")
     model.add_argument(
         "--set",
         action="append",
@@ -373,7 +386,7 @@ def _main(args: argparse.Namespace) -> int:
             args.archive,
             args.log,
             args.model,
-            settings=parse_settings(args.settings),
+            settings={**_verify_settings(args), **parse_settings(args.settings)},
             ranks=args.ranks,
             prompt=args.prompt,
             precision=args.precision,
@@ -413,6 +426,11 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
         except ValueError:
             settings[key] = value
     return settings
+
+
+def _verify_settings(args: argparse.Namespace) -> dict[str, Any]:
+    kinds = {} if args.verify_kinds is None else {"verify_kinds": [k for k in args.verify_kinds.split(",") if k]}
+    return kinds if args.verify is None else {**kinds, "verify": args.verify}
 
 
 def _seconds(text: str | None) -> float | None:
