@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="show videos below this folder or s3:// prefix",
     )
+    parser.add_argument("--model", metavar="openai:URL#NAME", help="who puts answers to questions into words")
     parser.add_argument("--no-token", action="store_true", help="ask nobody for a token, wherever they come from")
     parser.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME", help="a name by which clients call this server"
@@ -64,6 +65,7 @@ def main(args: argparse.Namespace) -> int:
         tuple(args.root) if args.root else None,
         # A token proves who asks. Without one, a page of another site could: by a name that points here.
         (*LOOPBACK, *(h.lower() for h in args.allow_host)) if alone else tuple(h.lower() for h in args.allow_host),
+        model=args.model,
         secure=args.secure_cookies,
     )
     app = create_app(settings)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.serve.archive import Archive, as_event
 from jobs.serve.reply import Problem
-from pipeline.errors import LogError, UsageError
+from pipeline.errors import SecondsightError
 
 if TYPE_CHECKING:
     from pipeline.search import Hit, Search
 
 #: How long the index may lag behind the log.
 UPDATE_S = 5.0
+
+#: How long a search waits for the index: for the very first one, and for the newest commits.
+FIRST_S, SOON_S = 10.0, 0.5
 
 Mode = Literal["auto", "words", "meaning", "both"]
 
@@ -24,35 +29,49 @@ class Finding:
 
     def __init__(self, archive: Archive, model: str | None) -> None:
         self._archive, self.model = archive, model
-        self._opening, self._updating = threading.Lock(), threading.Lock()
+        self._lock = threading.Lock()
         self._search: Search | None = None
+        self._updating: threading.Thread | None = None
         self._looked_at = 0.0
         self._version = -1
+        self._by: str | None = None
+        self._failed: Exception | None = None
 
     def _index(self) -> Search:
-        """The index, at most a moment behind the log. Raises Problem where the libraries for it are missing."""
-        with self._opening:
+        """The index, at most a moment behind the log. Raises Problem where the libraries for it are missing, and while
+        it is made for the first time."""
+        with self._lock:
             if self._search is None:
                 try:
                     from pipeline.search import Search
                 except ImportError as error:
                     raise Problem(501, "not_installed", f"there is no search here: {error}") from error
                 self._search = Search(self._archive.uri)
-        self._keep_up(self._search)
+            version, due = self._archive.version, time.monotonic() - self._looked_at > UPDATE_S
+            if self._updating is None and version != self._version and (due or self._version < 0):
+                self._updating = threading.Thread(target=self._update, args=(version,), daemon=True, name="serve-index")
+                self._updating.start()
+            updating = self._updating
+        if updating is not None:  # what is committed a moment ago is worth a moment; a large log is searched meanwhile
+            updating.join(FIRST_S if self._version < 0 else SOON_S)
+            if self._failed is not None:
+                raise self._failed
+            if self._search.version < 0:
+                raise Problem(503, "indexing", "the index for searching is being made: ask again soon", retry_s=10)
         return self._search
 
-    def _keep_up(self, search: Search) -> None:
-        version = self._archive.version
-        if version == self._version or (self._version >= 0 and time.monotonic() - self._looked_at < UPDATE_S):
-            return
-        # The first search waits for the index; later ones go on with what there is while one of them brings it up.
-        if self._updating.acquire(blocking=self._version < 0):
-            try:
-                if version != self._version:
-                    search.update()
-                    self._version, self._looked_at = version, time.monotonic()
-            finally:
-                self._updating.release()
+    def _update(self, version: int) -> None:
+        assert self._search is not None
+        try:
+            with contextlib.suppress(OSError, AttributeError):  # on Linux, of this thread alone
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+            self._search.update()
+            self._version, self._failed = version, None
+        except SecondsightError as error:
+            self._failed = error
+        finally:
+            self._looked_at = time.monotonic()
+            self._updating = None
 
     def find(self, text: str, *, mode: Mode, video: str | None, run: str | None, **only: Any) -> dict[str, Any]:
         """A page of hits, and how they were found. Raises Problem 404 for an unknown video or run."""
@@ -95,11 +114,14 @@ class Finding:
         return "" if exact else "No event has all of these words; these are the nearest."
 
     def mode(self) -> str:
-        """What search goes by: words, both (words and meaning), or none."""
+        """What search goes by: words, both (words and meaning), or none. Makes no index."""
         try:
-            return "words" if self._index().embedder is None else "both"
-        except (Problem, LogError, UsageError):
+            from pipeline.search import installed_embedder
+        except ImportError:
             return "none"
+        if self._by is None:
+            self._by = "words" if installed_embedder() is None else "both"
+        return self._by
 
 
 def _said(hit: Hit) -> dict[str, Any]:

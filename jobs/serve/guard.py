@@ -36,7 +36,7 @@ HEADERS = {
 
 class Guard:
     def __init__(self, app: ASGIApp, settings: Settings, gate: Gate) -> None:
-        self._app, self._settings, self._gate = app, settings, gate
+        self.app, self._settings, self.gate = app, settings, gate
         self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -44,7 +44,7 @@ class Guard:
             if scope["type"] == "websocket":  # there are none here
                 await send({"type": "websocket.close", "code": 1008})
                 return
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         begun = False
 
@@ -60,7 +60,7 @@ class Guard:
         self._in_flight += 1
         try:
             self._check(scope)
-            await self._app(scope, receive, sent)
+            await self.app(scope, receive, sent)
         except Problem as problem:
             if begun:
                 raise
@@ -105,13 +105,13 @@ class Guard:
             )
 
     def _known(self, headers: Headers) -> bool:
-        if self._gate.open:
+        if self.gate.open:
             return True
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            return self._gate.token_is(token.strip())
+            return self.gate.token_is(token.strip())
         try:
-            morsel = SimpleCookie(headers.get("cookie", "")).get(self._gate.cookie_name)
+            morsel = SimpleCookie(headers.get("cookie", "")).get(self.gate.cookie_name)
         except CookieError:
             return False
-        return morsel is not None and self._gate.cookie_is_valid(morsel.value)
+        return morsel is not None and self.gate.cookie_is_valid(morsel.value)

@@ -17,6 +17,8 @@ from jobs.serve.sending import TYPES, Bytes, Ranged
 from jobs.serve.site import KindList, RunId, Site, SiteOf, Time, VideoPath, answers, us
 from pipeline.clock import format_time
 from pipeline.log.entry import Entry
+from pipeline.log.lookup import Filter
+from pipeline.query import as_rows
 from pipeline.storage import local_path
 
 router = APIRouter(prefix="/api/videos/{video}", tags=["pictures"])
@@ -165,9 +167,20 @@ async def sheet(
     video: VideoPath,
     columns: Annotated[int, Query(ge=1, le=10)] = 5,
     rows: Annotated[int, Query(ge=1, le=20)] = 6,
+    width: Annotated[int, Query(ge=40, le=640, description="of a still, in px")] = 300,
+    run: RunId = None,
 ) -> Response:
-    """The whole video in one picture."""
-    raise Problem(501, "not_installed", "contact sheets cannot be made here")
+    """The whole video in one picture: stills at even steps, and what begins under each."""
+    entry, uri = await site.ask(lambda: _shown(site, video))
+
+    def draw() -> bytes:
+        from pipeline.sheet import sheet
+
+        match = site.archive.find(entry.video_id, run)
+        events = as_rows(site.archive.query.overlapping(match, -(2**62), 2**62, Filter()))
+        return sheet(uri, events, title=uri.rsplit("/", 1)[-1], columns=columns, rows=rows, width=width)
+
+    return Response(await site.work(draw), 200, {"Cache-Control": "private, max-age=60"}, "image/jpeg")
 
 
 @router.get("/export", **_said({200: {"content": {"text/vtt": {}, "text/csv": {}}, "description": "a file"}}, 404))

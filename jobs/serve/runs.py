@@ -88,13 +88,14 @@ async def compare(
             where = f"({differ} < $by or ({differ} = $by and video_id > $id))"
             values |= {"by": after[0], "id": after[1]}
         rows = facts.rows(
-            f"{both} select *, {differ} as by from joined where {where} order by by desc, video_id limit {limit + 1}",
+            f"{both} select *, {differ} as apart from joined where {where}"
+            f" order by apart desc, video_id limit {limit + 1}",
             values,
         )
         page = rows[:limit]
-        following = cursors.pack("compare", page[-1]["by"], page[-1]["video_id"]) if len(rows) > limit else None
+        following = cursors.pack("compare", page[-1]["apart"], page[-1]["video_id"]) if len(rows) > limit else None
         for row in page:
-            del row["by"]
+            del row["apart"]
         sides = {side: {name: of[name] for name in FIELDS} for side, of in (("left", a), ("right", b))}
         return {**sides, "kinds": kinds, "videos": page, **counts, "next": following}
 

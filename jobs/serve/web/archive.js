@@ -76,10 +76,10 @@ function overview(facts, only) {
     c.fillRect(0, floor, w, 1);
     c.fillStyle = style("--muted");
     c.font = `11px ${style("--sans")}`;
-    for (let k = 0; k <= 4; k++) {
-      const text = long((facts.duration_us * k) / 4), size = c.measureText(text).width;
-      if (k && facts.duration_us < 5e6) continue;
-      c.fillText(k ? text : "0", Math.min(w - size, Math.max(0, (w * k) / 4 - size / 2)), h - 3);
+    const parts = w < 480 ? 2 : 4;
+    for (let k = 0; k <= parts; k++) {
+      const text = k ? long((facts.duration_us * k) / parts) : "0", size = c.measureText(text).width;
+      c.fillText(text, Math.min(w - size, Math.max(0, (w * k) / parts - size / 2)), h - 3);
     }
   });
   canvas.addEventListener("pointermove", (event) => {
@@ -169,7 +169,7 @@ function videoRow(video, strips) {
     done ? picture(still(video.video_id, middle, 120)) : el("span", { class: "thumb none" }),
     el("span", { class: "names" }, el("b", {}, base(video.name)), el("small", {}, done ? folder(video.name) : `${video.status}: ${video.reason}`)),
     done ? strip : el("span", { class: "badge warn" }, video.status),
-    el("span", { class: "counts" }, el("b", {}, video.duration_us === null ? "" : clock(video.duration_us)), el("small", {}, done ? plural(video.events, "event") : "")));
+    el("span", { class: "counts" }, el("b", {}, video.duration_us === null ? "" : clock(Math.round(video.duration_us / 1e6) * 1e6)), el("small", {}, done ? plural(video.events, "event") : "")));
 }
 
 // Strips of the rows that are seen, asked for together.

@@ -115,7 +115,7 @@ export class Player {
 
   tell() {
     if (this.media && !this.media.seeking && this.media.readyState) this.now = Math.round(this.media.currentTime * 1e6);
-    const text = `${clock(this.now, 1)} / ${clock(this.duration)}`;
+    const text = `${clock(this.now, 1)} / ${clock(Math.round(this.duration / 1e6) * 1e6)}`;
     if (this.time.textContent !== text) this.time.textContent = text;
     this.ontime(this.now, !this.paused);
   }

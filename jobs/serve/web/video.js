@@ -123,7 +123,7 @@ export function video({ ids: [id], params, go }) {
         el("div", {}, frames.map((us) => el("button", { type: "button", "aria-label": `Go to ${clock(us, 2)}`, onclick: () => player.seek(us) }, picture(still(id, us, 120)), el("small", {}, clock(us, 2)))))) : null,
       el("dl", { class: "table" },
         row("confidence", event.confidence === null ? null : event.confidence.toFixed(2)),
-        Object.entries(event.attributes).map(([name, value]) => row(name.replaceAll("_", " "), typeof value === "object" ? JSON.stringify(value) : String(value))),
+        Object.entries(event.attributes).map(attribute),
         row("model", event.model), row("run", run ? el("a", { href: `#/runs/${encodeURIComponent(run.run_id)}` }, run.run_id) : event.run_id),
         windows.map((w) => row(`window ${w.window}`, `${clock(w.start_us, 1)} – ${clock(w.end_us, 1)}, ${plural(w.frame_us?.length ?? 0, "frame")}${w.attempt > 1 ? `, attempt ${w.attempt}` : ""}${w.truncated ? ", answer cut off" : ""}`)),
         row("event", el("code", {}, event.event_id))),
@@ -132,6 +132,12 @@ export function video({ ids: [id], params, go }) {
   }
 
   const row = (name, value) => (value === null || value === undefined || value === "" ? null : el("div", {}, el("dt", {}, name), el("dd", {}, value)));
+
+  function attribute([name, value]) {
+    const words = name.replace(/_us$/, "").replaceAll("_", " ");
+    if (name.endsWith("_us") && typeof value === "number") return row(words, `${value / 1e6} s`);
+    return row(words, typeof value === "object" ? JSON.stringify(value) : String(value));
+  }
 
   function copyLink() {
     const link = new URL(location.href);
