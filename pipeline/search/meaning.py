@@ -100,7 +100,6 @@ class MeaningIndex:
             delta = Delta(store)
             files, version = delta.files("events"), delta.version
         known = set(self._vectors()[0].tolist())
-        parts = list(self._loaded[0])
         count = 0
         waiting: dict[int, str] = {}
         for text in _texts(store, [f for f in files if f.record == "events"]):
@@ -111,18 +110,23 @@ class MeaningIndex:
                 waiting[key] = said
             if len(waiting) >= PART:
                 count += len(waiting)
-                parts.append(self._part(waiting))
-                self._save({"version": state["version"], "log": state["log"], "parts": parts})
+                self.add(waiting)
                 waiting = {}
                 progress(f"{count} texts embedded")
         if waiting:
             count += len(waiting)
-            parts.append(self._part(waiting))
-        if count or version != state["version"] or log != state["log"]:
-            self._save({"version": version, "log": log, "parts": parts})
+            self.add(waiting)
+        if version != state["version"] or log != state["log"]:
+            self._save(self._state() | {"version": version, "log": log})
         return count
 
+    def add(self, texts: dict[int, str]) -> None:
+        """Embed texts, by their numbers, that are not in the index yet."""
+        state = self._state()
+        self._save(state | {"parts": [*state["parts"], self._part(texts)]})
+
     def clear(self) -> None:
+        """Forget all of it."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _part(self, texts: dict[int, str]) -> str:
