@@ -18,7 +18,7 @@ from pipeline.log.entry import Entry
 from pipeline.log.finder import DAMAGE, IndexFinder, scan_finder
 from pipeline.log.head import DAMAGED, HEAD, load
 from pipeline.log.indexing import Owner
-from pipeline.log.protocol import PARTITION, DataFile, commit_path
+from pipeline.log.protocol import PARTITION, DataFile, commit_path, missing_commits
 from pipeline.log.reader import read_table
 from pipeline.log.schema import RECORDS
 from pipeline.log.store import Store, fresh_name
@@ -119,14 +119,12 @@ def forget(store: Store, problems: Iterable[Problem]) -> list[str]:
 def _commits(store: Store) -> list[Problem]:
     """Commits missing between those that are there."""
     paths = [path.rsplit("/", 1)[-1] for path, _, _ in store.list("_delta_log")]
-    there = sorted(int(p[:20]) for p in paths if p.endswith(".json") and p[:20].isdigit())
-    missing = sorted(set(range(there[0], there[-1] + 1)) - set(there)) if there else []
     checkpoint = max((int(p[:20]) for p in paths if ".checkpoint" in p and p[:20].isdigit()), default=-1)
     return [
         Problem(
             commit_path(v), "this commit is missing" + (" (a later checkpoint holds it)" if v <= checkpoint else "")
         )
-        for v in missing
+        for v in missing_commits(store)
     ]
 
 

@@ -72,8 +72,11 @@ def compact(store: Store, progress: Callable[[str], None] = lambda _: None) -> C
         store.sync([f.path for f in added])
         progress("index")
         indexed = _index_of_merged(store, version, new, spans)
-    except BaseException:
-        store.delete([w.file.path for w in new])
+    except BaseException as error:
+        store.delete([path for w in new for path in (w.file.path, index_path(stem_of(w.file.path)))])
+        if isinstance(error, OSError):
+            said = f"{store.uri}: cannot write: {error.strerror or error}; the log is as it was"
+            raise LogError(said) from error
         raise
     if removed:  # a failure from here on leaves the new files: the commit may be there although its answer was lost
         _swap(delta, added, removed)

@@ -18,7 +18,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from pipeline.errors import LogError
 from pipeline.log.localstore import LocalStore
-from pipeline.log.protocol import PARTITION, DataFile, commit_path, read_commit
+from pipeline.log.protocol import PARTITION, DataFile, commit_path, missing_commits, read_commit
 from pipeline.log.schema import SCHEMA_KEY, TABLE_VERSION, table_schema
 from pipeline.log.store import Store
 
@@ -68,7 +68,9 @@ class Delta:
             raise LogError(f"{uri}: there is no event log here") from error
         except (DeltaError, OSError, ValueError) as error:
             asked = "" if version is None else f" at version {version}"
-            raise LogError(f"{uri}: cannot open the event log{asked}: {_said(error)}") from error
+            gone = [commit_path(v) for v in missing_commits(self.store)[:3]]
+            why = f"{', '.join(gone)} missing: put back from a copy" if gone else _said(error)
+            raise LogError(f"{uri}: cannot open the event log{asked}: {why}") from error
         found = configuration.get(SCHEMA_KEY)
         if found is None:
             raise LogError(f"{uri}: a Delta table, but not an event log of Secondsight")

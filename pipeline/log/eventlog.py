@@ -26,7 +26,7 @@ from pipeline.log.protocol import DataFile
 from pipeline.log.publisher import Publisher
 from pipeline.log.reader import read_rows
 from pipeline.log.records import RunRecord, VideoResult
-from pipeline.log.schema import EVENTS, NAMES, RUNS, VIDEOS, WINDOWS
+from pipeline.log.schema import EVENTS, NAMES, RECORDS, RUNS, VIDEOS, WINDOWS
 from pipeline.log.snapshot import Snapshot
 from pipeline.log.store import Store, check_conditional_put, fresh_name, open_store
 
@@ -220,7 +220,7 @@ class EventLog:
             if not pairs:
                 return
             stem = fresh_name()
-            with self._writing_files():
+            with self._writing_files(stem):
                 written = self._file("names", stem, NAMES, [rows.name_batch(sorted(pairs))])
                 assert written is not None
                 self._index(stem, (), pairs)
@@ -249,7 +249,7 @@ class EventLog:
         group = sorted(group, key=attrgetter("video_id"))
         models = {run_id: run.model for run_id, (run, _) in self._runs.items()}
         noted = Rows()
-        with self._writing_files():
+        with self._writing_files(stem):
             events = self._file("events", stem, EVENTS, noted.of(rows.event_batches(group, models, ROW_GROUP)))
             windows = self._file("windows", stem, WINDOWS, rows.window_batches(group, models, WINDOW_ROWS))
             videos = self._file("videos", stem, VIDEOS, [rows.video_batch(group, now_us)])
@@ -268,10 +268,13 @@ class EventLog:
         self._publisher.own[stem] = data
 
     @contextlib.contextmanager
-    def _writing_files(self) -> Iterator[None]:
+    def _writing_files(self, stem: str = "") -> Iterator[None]:
+        """Around the writing of the files of that stem: where it fails, none of them stays."""
         try:
             yield
         except OSError as error:
+            if stem:
+                self._store.delete([index_path(stem), *(f"record={record}/{stem}.parquet" for record in RECORDS)])
             raise LogError(
                 f"{self.uri}: cannot write: {error.strerror or error}; nothing of this group is in the log, what was"
                 " committed before is"

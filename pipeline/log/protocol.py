@@ -90,3 +90,10 @@ def _data_file(add: dict[str, Any], path: str) -> DataFile:
         first_video=stats.get("minValues", {}).get("video_id", ""),
         last_video=stats.get("maxValues", {}).get("video_id", ""),
     )
+
+
+def missing_commits(store: Store) -> list[int]:
+    """Versions whose commits are missing between those that are there."""
+    names = [path.rsplit("/", 1)[-1] for path, _, _ in store.list("_delta_log")]
+    there = sorted(int(name[:20]) for name in names if name.endswith(".json") and name[:20].isdigit())
+    return sorted(set(range(there[0], there[-1] + 1)) - set(there)) if there else []

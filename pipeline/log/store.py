@@ -84,6 +84,8 @@ def check_conditional_put(store: Store) -> None:
     probe = f"_index/probe-{fresh_name()}"
     try:
         held = store.create(probe, b"1") and not store.create(probe, b"2") and store.read(probe) == b"1"
+    except OSError as error:
+        raise LogError(f"{store.uri}: cannot write: {error.strerror or error}; the log is as it was") from error
     finally:
         store.delete([probe])
     if not held:

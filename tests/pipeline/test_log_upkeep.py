@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import resource
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars
@@ -205,7 +208,7 @@ def test_a_deleted_commit_is_named(tmp_path: Path) -> None:
     (path / "_delta_log" / f"{3:020}.json").unlink()
     assert any(f"{3:020}.json" in p.path for p in check(open_store(str(path))))
     assert Query(str(path)).between("v1.mp4", 0, SPAN).num_rows == len(videos["v1.mp4"])
-    with pytest.raises(LogError, match="cannot open the event log"):
+    with pytest.raises(LogError, match=rf"cannot open the event log: _delta_log/{3:020}.json missing"):
         EventLog.open(str(path))
 
 
@@ -242,18 +245,35 @@ def test_foreign_files_are_no_part_of_the_log(tmp_path: Path) -> None:
     assert check(open_store(str(path))) == []
 
 
-def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Every write beyond `size` bytes of a file fails, as on a full disk; by the kernel, in the middle of a file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("size", [0, 900, 6000, 20_000])
+def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path: Path, size: int) -> None:
+    """Wherever the space ends: in the first data file, in the index file, in a larger data file."""
     path = tmp_path / "log"
     videos = make(path)
     log = EventLog.open(str(path))
     log.begin_run(run_record("run-2"))
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(eventlog, "write_data_file", full)
-        with pytest.raises(LogError, match="No space left on device; nothing of this group is in the log"):
-            log.commit([video_result("more.mp4", run_id="run-2")])
+    log.commit([])
+    events = random_events(random.Random(1), 3000, SPAN)
+    more = video_result("more.mp4", events, "run-2", duration_us=SPAN)
+    with files_of_at_most(size), pytest.raises(LogError, match=r"File too large.*nothing of this group is in the log"):
+        log.commit([more])
+    assert len(list((path / "record=events").iterdir())) == 4  # nothing of what was begun is left
+    if size < 20_000:  # enough for all of the small log
+        with files_of_at_most(size), pytest.raises(LogError, match="File too large; the log is as it was"):
+            log.compact()
     assert_holds(path, videos)
-    assert log.commit([video_result("more.mp4", run_id="run-2")]).committed == (video_id("more.mp4"),)
+    assert check(open_store(str(path))) == []
+    assert len(list((path / "record=events").iterdir())) == 4
+    assert log.commit([more]).committed == (video_id("more.mp4"),)
+    assert_holds(path, videos | {"more.mp4": events})
