@@ -8,7 +8,11 @@
    with frames that lie ready; "decode": the same windows decoded in one worker process that does nothing else.
    Windows of realistic size (16 s at 2 fps of 640x360 video, scaled to 398x224: 9 MB).
 2. Overhead: wall time and the driver's CPU time per window, windows of one small frame, a model that does nothing.
-3. Memory: peak of the whole job (proportional set size of the driver and all processes below it, and the driver's
+3. Model time: windows per second through everything but decoding, which a stand-in does at once, and but real videos
+   (jobs/bench/synthetic.py), with models that sleep from not at all to a second for each window.
+4. Steering: decoders steered by measured rates against every fixed number of them, with a slow and a fast model.
+5. Nodes: 1 to 4 raylets on this machine, a replica on each that sleeps, beside the same job in Ray Data.
+6. Memory: peak of the whole job (proportional set size of the driver and all processes below it, and the driver's
    own) over archives of growing size.
 """
 
@@ -29,11 +33,12 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.bench.clips import write_clip
 from jobs.bench.crash import descendants
+from jobs.bench.scaling import Result, model_time, nodes, steering
 
 if TYPE_CHECKING:
     from workers.flow import Progress
 
-Result = dict[str, Any]
+PARTS = ("throughput", "overhead", "model_time", "steering", "nodes", "memory")
 
 
 def make_videos(folder: Path, count: int, seconds: int, size: tuple[int, int], rate: int) -> Path:
@@ -216,14 +221,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="smaller archives, about two minutes")
     parser.add_argument("--json", type=Path, help="also write the figures there")
-    parser.add_argument("--only", choices=("throughput", "overhead", "memory"), help="one part")
+    parser.add_argument("--only", choices=PARTS, help="one part")
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     figures: dict[str, list[Result]] = {}
-    parts: dict[str, Callable[[Path, bool], list[Result]]] = {"throughput": throughput, "overhead": overhead}
+    parts: dict[str, Callable[[Path, bool], list[Result]]] = {
+        "throughput": throughput,
+        "overhead": overhead,
+        "model_time": model_time,
+        "steering": steering,
+    }
     with tempfile.TemporaryDirectory(prefix="secondsight-flow-") as name:
         folder = Path(name)
-        if args.only != "memory":
+        if args.only not in ("memory", "nodes"):
             import ray
 
             from workers.cluster import start_local
@@ -234,6 +244,9 @@ def main() -> int:
                     figures[part] = measure(folder, args.quick)
                     _print(part, figures[part])
             ray.shutdown()
+        if args.only in (None, "nodes"):
+            figures["nodes"] = nodes(folder, args.quick)
+            _print("nodes", figures["nodes"])
         if args.only in (None, "memory"):
             figures["memory"] = memory(folder, args.quick)
             _print("memory", figures["memory"])
