@@ -67,7 +67,8 @@ def _check_inside(entry: Entry, uri: str, time_us: int) -> None:
         raise Problem(422, "beyond_end", f"{uri} is {length} long: there is nothing at {format_time(time_us)}")
 
 
-@router.api_route("/media", methods=["GET", "HEAD"], **_said(_VIDEO, 404, 409, 410, 416))
+@router.head("/media", include_in_schema=False)
+@router.get("/media", **_said(_VIDEO, 404, 409, 410, 416))
 async def media(
     request: Request,
     site: SiteOf,
@@ -183,17 +184,38 @@ async def sheet(
     return Response(await site.work(draw), 200, {"Cache-Control": "private, max-age=60"}, "image/jpeg")
 
 
-@router.get("/export", **_said({200: {"content": {"text/vtt": {}, "text/csv": {}}, "description": "a file"}}, 404))
+_FILES = {"vtt": "text/vtt", "srt": "application/x-subrip", "csv": "text/csv", "activitynet": "application/json"}
+_TEXT = {200: {"content": {kind: {} for kind in _FILES.values()}, "description": "a file to keep"}}
+
+
+@router.get("/export", **_said(_TEXT, 404))
 async def export(
     request: Request,
     site: SiteOf,
     video: VideoPath,
-    format: Annotated[Literal["vtt", "srt", "csv", "json"], Query()] = "vtt",
+    format: Annotated[Literal["vtt", "srt", "csv", "activitynet"], Query()] = "vtt",
     kind: KindList = None,
     run: RunId = None,
 ) -> Response:
-    """The events as subtitles (WebVTT, SRT) or as a table (CSV, JSON)."""
-    raise Problem(501, "not_installed", "events cannot be exported here")
+    """The events as subtitles (WebVTT, SRT), a table (CSV) or annotations (ActivityNet JSON)."""
+
+    def write() -> tuple[str, str]:
+        from pipeline.export import Exported, activitynet, srt, table, webvtt
+
+        match = site.archive.find(video, run)
+        events = as_rows(site.archive.query.overlapping(match, -(2**62), 2**62, Filter(kind)))
+        width, height = site.size(match.entry.video_id)
+        film = Exported(match.name, match.entry.duration_us, width, height, events)
+        if format in ("csv", "activitynet"):
+            text = table([film]) if format == "csv" else activitynet([film], f"secondsight {site.archive.uri}")
+        else:
+            text = webvtt(film) if format == "vtt" else srt(film)
+        return match.name, text
+
+    name, text = await site.work(write)
+    suffix = "json" if format == "activitynet" else format
+    headers = {"Content-Disposition": _download(f"{_stem(name)}.{suffix}"), "Cache-Control": "no-cache"}
+    return Response(text.encode("utf-8", "replace"), 200, headers, _FILES[format])
 
 
 def _stem(uri: str) -> str:

@@ -40,7 +40,7 @@ class Site:
         self.folder = tempfile.mkdtemp(prefix="secondsight-serve-")
         self.stills = Stills(self.limits.stills_bytes)
         self.remuxed = Remuxed(self.folder, self.limits.remux_bytes)
-        self._sizes: dict[str, int | None] = {}
+        self._videos: dict[str, tuple[int | None, int | None, int | None]] = {}
         self.streams = threading.BoundedSemaphore(self.limits.streams)
 
     async def ask(self, call: Callable[[], T]) -> T:
@@ -53,12 +53,20 @@ class Site:
 
     def sizes(self, video_id: str) -> int | None:
         """Bytes of the file that was watched, as the log has it."""
-        if video_id not in self._sizes:
-            rows = self.archive.facts().rows("select size_bytes from catalog where video_id = ?", [video_id])
+        return self._known(video_id)[0]
+
+    def size(self, video_id: str) -> tuple[int | None, int | None]:
+        """Width and height of its picture."""
+        return self._known(video_id)[1:]
+
+    def _known(self, video_id: str) -> tuple[int | None, int | None, int | None]:
+        if video_id not in self._videos:
+            sql = "select size_bytes, width, height from catalog where video_id = ?"
+            rows = self.archive.facts().rows(sql, [video_id])
             if not rows:
-                return None
-            self._sizes[video_id] = rows[0]["size_bytes"]
-        return self._sizes[video_id]
+                return None, None, None
+            self._videos[video_id] = (rows[0]["size_bytes"], rows[0]["width"], rows[0]["height"])
+        return self._videos[video_id]
 
     def close(self) -> None:
         self.quick.close()
