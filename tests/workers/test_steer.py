@@ -93,7 +93,7 @@ def test_a_full_disk_that_is_cleared_costs_nothing_and_one_that_is_not_ends_the_
     committer.add("video")  # type: ignore[arg-type]
     committer.finish()
     assert log.written == ["video"] == done and committer.retries == 1
-    hopeless = Committer(_Log(100), 0.5)  # type: ignore[arg-type]
+    hopeless = Committer(_Log(100), 0.5)
     hopeless.add("video")  # type: ignore[arg-type]
     with pytest.raises(LogError, match="no space left"):
         hopeless.finish()
