@@ -17,7 +17,7 @@ from pipeline.log.store import Store
 #: The folder beside a log's tables: readers of Delta tables pass over names that begin so.
 FOLDER = "_search"
 
-_threads: dict[str, threading.RLock] = {}
+_turns: dict[str, _Turn] = {}
 _guard = threading.Lock()
 
 
@@ -42,11 +42,31 @@ def place_of(store: Store, index: str | Path | None) -> Path:
     return folder
 
 
+class _Turn:
+    """Whose turn it is in one folder: among threads by a lock, among processes by one on a file."""
+
+    def __init__(self) -> None:
+        self.threads = threading.RLock()
+        self.depth = 0  # of the thread that has the turn; a second lock on the file would wait for the first
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Alone among the threads and processes that change the index in `folder`."""
+    """Alone among the threads and processes that change the index in `folder`; a thread may come in again.
+
+    Raises LogError where the folder cannot be written to.
+    """
     with _guard:
-        mine = _threads.setdefault(str(folder.resolve()), threading.RLock())
-    with mine, open(folder / "lock", "ab") as lock:  # released by the kernel when its holder dies
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        turn = _turns.setdefault(str(folder.resolve()), _Turn())
+    with turn.threads, contextlib.ExitStack() as stack:
+        if turn.depth == 0:
+            try:
+                file = stack.enter_context(open(folder / "lock", "ab"))
+                fcntl.flock(file, fcntl.LOCK_EX)  # released by the kernel when its holder dies
+            except OSError as error:
+                raise LogError(f"{folder}: cannot write a search index here: {error.strerror or error}") from error
+        turn.depth += 1
+        try:
+            yield
+        finally:
+            turn.depth -= 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from pipeline.search.intake import log_mark, take_in
 from pipeline.search.meaning import MeaningIndex
 from pipeline.search.place import locked, place_of
 from pipeline.search.wish import check_length, understand
-from pipeline.search.words import Owner, State, WordIndex, damaged, hashed, remove_index, run_key
+from pipeline.search.words import Owner, State, WordIndex, hashed, reading, remove_index, run_key
 
 Mode = Literal["auto", "words", "meaning", "both"]
 
@@ -90,11 +89,10 @@ class Search:
         """
         with locked(self.folder):
             try:
-                count = take_in(self._store, self._words, progress)
+                self._words.state()
             except LogError:
-                if self._sound():
-                    raise
                 self._discard()
+            with reading(self.folder):
                 count = take_in(self._store, self._words, progress)
             if self._meaning is not None:
                 self._meaning.take_in(self._store, log_mark(self._store), progress)
@@ -121,15 +119,6 @@ class Search:
     @cached_property
     def _meaning(self) -> MeaningIndex | None:
         return None if self.embedder is None else MeaningIndex(self.folder, self.embedder)
-
-    def _sound(self) -> bool:
-        """Whether the index can be read."""
-        try:
-            self._words.state()
-            with contextlib.closing(self._words.writer()):
-                return True
-        except LogError:
-            return False
 
     def _discard(self) -> None:
         remove_index(self.folder)
@@ -169,7 +158,7 @@ class Search:
             raise UsageError(f"cannot search by meaning: {self.notice}")
         if self._words.state() is None:
             self.update()
-        try:
+        with reading(self.folder):
             asked = _Asked(
                 self._words.searcher(),
                 self._filters(video, kinds, start_us, end_us, run, min_confidence),
@@ -183,8 +172,6 @@ class Search:
                 enough = max(FUSED, 2 * (limit + offset))
                 found = fuse(self._by_words(asked, text, enough), self._by_meaning(asked, text, enough))
             return self._hits(asked.searcher, found[offset : offset + limit])
-        except ValueError as error:
-            raise damaged(self.folder, error) from error
 
     def _filters(
         self,

@@ -6,6 +6,7 @@ Three kinds of documents: an event (all its filters, and its whole row to show),
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -97,7 +98,7 @@ class WordIndex:
         """Opens it, or makes an empty one. Raises LogError for one that is damaged."""
         self.folder = folder / FORMAT
         self.schema = _schema()
-        try:
+        with reading(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._index = tantivy.Index(self.schema, str(self.folder))
             self._index.register_tokenizer("words", words_analyzer())
@@ -105,14 +106,12 @@ class WordIndex:
             self._index.config_reader("manual")
             self._seen: object = None
             self._searcher: tantivy.Searcher = self._index.searcher()
-        except (ValueError, OSError) as error:
-            raise damaged(self.folder, error) from error
 
     # -- reading
 
     def searcher(self) -> tantivy.Searcher:
         """The newest commit, whichever process made it."""
-        try:
+        with reading(self.folder):
             status = os.stat(self.folder / "meta.json")
             now = (status.st_mtime_ns, status.st_ino, status.st_size)
             if now != self._seen:
@@ -120,14 +119,13 @@ class WordIndex:
                 self._searcher = self._index.searcher()
                 self._seen = now
             return self._searcher
-        except (ValueError, OSError) as error:
-            raise damaged(self.folder, error) from error
 
     def state(self) -> State | None:
         """How far the index has come; None for an empty one."""
         searcher = self.searcher()
-        found = searcher.search(Query.term_query(self.schema, "state", "state", index_option="basic"), 1).hits
-        return State(**_row(searcher, found[0][1])) if found else None
+        with reading(self.folder):
+            found = searcher.search(Query.term_query(self.schema, "state", "state", index_option="basic"), 1).hits
+            return State(**_row(searcher, found[0][1])) if found else None
 
     def owners(self, keys: Sequence[int], field: str = "is_owner") -> list[Owner]:
         """The owners of these keys (or, with "is_owner_of", of these videos)."""
@@ -254,7 +252,20 @@ def remove_index(folder: Path) -> None:
     shutil.rmtree(folder / FORMAT, ignore_errors=True)
 
 
-def damaged(folder: Path, error: Exception) -> LogError:
+@contextlib.contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Around reading an index: whatever its damaged files make tantivy raise becomes a LogError that names it."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise damaged(folder, error) from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of Rust: no Exception, so that nobody catches it by mistake
+            raise
+        raise damaged(folder, error) from error
+
+
+def damaged(folder: Path, error: BaseException) -> LogError:
     return LogError(
         f"{folder}: the search index is damaged ({_said(error)}); `secondsight search LOG --rebuild` makes it again"
     )
@@ -264,5 +275,5 @@ def _row(searcher: tantivy.Searcher, address: Any) -> Any:
     return json.loads(searcher.doc(address).get_first("row") or b"null")
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     return " ".join(str(error).split())[:200]
