@@ -31,23 +31,23 @@ EXPERTS = 32  # enough that their weights come from memory, not from a cache
 def precision_cost(quick: bool) -> list[dict[str, Any]]:
     """For each precision: bits per weight as measured in memory, relative error, CPU time at several batch sizes."""
     sizes = [1, 16, 64] if quick else [1, 4, 16, 64, 256]
-    forms: dict[str, Callable[[], ExpertWeights]] = {
-        "float32": lambda: PlainExperts(EXPERTS, HIDDEN, WIDTH, torch.float32),
-        "bf16 or fp16": lambda: best_form(EXPERTS, HIDDEN, WIDTH, torch.float32, packed=True),
-        "int8": lambda: best_form(EXPERTS, HIDDEN, WIDTH, torch.float32, bits=8),
-        "int4": lambda: best_form(EXPERTS, HIDDEN, WIDTH, torch.float32, bits=4),
+    forms: dict[str, Callable[[int], ExpertWeights]] = {
+        "float32": lambda count: PlainExperts(count, HIDDEN, WIDTH, torch.float32),
+        "bf16 or fp16": lambda count: best_form(count, HIDDEN, WIDTH, torch.float32, packed=True),
+        "int8": lambda count: best_form(count, HIDDEN, WIDTH, torch.float32, bits=8),
+        "int4": lambda count: best_form(count, HIDDEN, WIDTH, torch.float32, bits=4),
     }
     print(f"{EXPERTS} experts of 30B-A3B, top {TOP}, one thread: CPU ms of a layer at so many tokens")
     print(f"  {'':<26}{'bits':>6}{'MiB':>6}{'pack s':>8}{'error':>8}" + "".join(f"{n:>8}" for n in sizes))
     truth: Tensor | None = None
     rows = []
     for name, make in forms.items():
-        before = _resident_mib()
-        weights: list[ExpertWeights] = []
-        packing = _seconds(lambda weights=weights, make=make: weights.append(_filled(make())))  # type: ignore[misc]
-        held = _resident_mib() - before
-        layer = sharded(weights[0], Placement.contiguous(1, EXPERTS, 1))
-        row: dict[str, Any] = {"precision": name, "form": type(weights[0]).__name__, "held_mib": held}
+        _filled(make(1))  # loads the libraries
+        before, began = _resident_mib(), time.process_time()
+        weights = _filled(make(EXPERTS))
+        packing, held = time.process_time() - began, _resident_mib() - before
+        layer = sharded(weights, Placement.contiguous(1, EXPERTS, 1))
+        row: dict[str, Any] = {"precision": name, "form": type(weights).__name__, "held_mib": held}
         row["bits"] = held * 2**23 / (3 * EXPERTS * HIDDEN * WIDTH)
         row["pack_s"] = packing
         x, chosen, shares = _routed(64)
@@ -75,7 +75,7 @@ def precision_cost(quick: bool) -> list[dict[str, Any]]:
 
 def _filled(weights: ExpertWeights) -> ExpertWeights:
     """Different matrices for every expert, the same for every form."""
-    for expert in range(EXPERTS):
+    for expert in range(weights.count):
         generator = torch.Generator().manual_seed(expert)
         for target in weights.slot(expert):
             target.copy_(torch.randn(target.shape, generator=generator).div_(math.sqrt(target.shape[1])))
@@ -86,12 +86,6 @@ def _filled(weights: ExpertWeights) -> ExpertWeights:
 def _routed(tokens: int) -> tuple[Tensor, Tensor, Tensor]:
     x, chosen, shares = routed(tokens, seed=tokens, experts=EXPERTS)
     return x.float(), chosen, shares.float()
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    began = time.process_time()
-    work()
-    return time.process_time() - began
 
 
 def _resident_mib() -> float:
