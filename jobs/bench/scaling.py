@@ -17,9 +17,7 @@ def model_time(folder: Path, quick: bool) -> list[Result]:
     """Windows per second with one replica that takes a fixed time for a window; "limit": what its sleep allows."""
     results = []
     for number, seconds in enumerate((0.0, 0.001, 0.1) if quick else (0.0, 0.0003, 0.001, 0.01, 0.1, 1.0)):
-        windows = {0.0: 20_000, 0.0003: 20_000}.get(seconds, int(min(20_000, 10 / seconds)))
-        if not quick and not seconds:
-            windows = 100_000
+        windows = int(min(20_000, 10 / seconds)) if seconds else 20_000 if quick else 100_000
         videos = max(1, windows // 300)
         model, settings = ("sleeping", {"seconds": seconds}) if seconds else ("nothing", {})
         length = windows / videos * synthetic.WINDOW_S
