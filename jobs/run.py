@@ -130,7 +130,8 @@ def run(
     say = on_start or (lambda line: None)
     wishes = {"ranks": ranks, "prompt": prompt, "precision": precision, "expert_placement": expert_placement}
     settings = {**(settings or {}), **{name: wish for name, wish in wishes.items() if wish is not None}}
-    model = os.path.abspath(model) if os.path.isdir(model) else model  # workers may stand in another directory
+    own = os.path.isdir(model) or (model.endswith(".gguf") and os.path.exists(model))
+    model = os.path.abspath(model) if own else model  # workers may stand in another directory
     factory = find_model(model)
     profile = factory.profile(settings)
     config = configure(profile, fps, window_s, overlap_s, short_side, tolerance_s, decoder, redact)
