@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "timeline": ("jobs.timeline", "a video's events drawn over its time"),
     "export": ("jobs.export", "events as ActivityNet JSON, WebVTT, SRT, CSV or FiftyOne labels"),
     "frames": ("jobs.frames", "write the very stills that a model would see"),
-    "forecast": ("jobs.forecast", "what a model needs in memory, for any number of ranks"),
+    "forecast": ("jobs.forecast", "hours, GPU-hours, storage, cost and memory of a run, before it begins"),
     "evaluate": ("jobs.evaluate", "score a log against ground truth"),
     "demo": ("jobs.demo.command", "make a small archive, watch it, and ask it a question"),
 }

@@ -1,80 +1,384 @@
-"""`secondsight forecast`: what a Qwen3-VL model needs in memory, before any machine is asked for it."""
+"""`secondsight forecast`: what a run will need, before any machine is asked for it."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UsageError
 
+if TYPE_CHECKING:
+    from jobs.forecasting.archive import ArchiveFacts
+    from jobs.forecasting.calibrate import Calibration
+    from model.interface import ModelProfile
+    from pipeline.config import RunConfig
+
 DESCRIPTION = """\
-What a Qwen3-VL model needs in memory, for each number of ranks, by part.
+What a run will need: hours, GPU-hours, storage, cost, memory of each rank.
 
-MODEL is a checkpoint (directory, URI or hub id: every tensor is checked against its configuration, no weights are
-read) or a published size: 2B, 4B, 8B, 32B, 30B-A3B, 235B-A22B.
+With an ARCHIVE (named as for `secondsight run`): all of it is listed, a sample is probed for durations, and a short
+calibration run on this machine decodes some of its windows (and watches them, where the model runs here). Without
+one: what a Qwen3-VL needs in memory, for each number of ranks, by part.
 
+MODEL is as for `secondsight run`, or a published size of Qwen3-VL: 2B, 4B, 8B, 32B, 30B-A3B, 235B-A22B. A GPU that is
+not at hand is computed from its data sheet and the assumptions that are printed; what was measured says so.
+
+After the run: `secondsight run ... --forecast FILE` keeps the forecast (written by --out FILE) in the log's runs row
+beside the fact, and `secondsight forecast --compare LOG` shows both.
+
+examples:
   secondsight forecast --model 235B-A22B --ranks 1,2,4,8,16
+  secondsight forecast s3://bucket/2026/ --model 30B-A3B --gpu H100 --count 64 --price 2.50
+  secondsight forecast clips/ --cpus 32 --out forecast.json
 """
+
+FLOW = 0.9  # share of its slowest stage's speed that a whole job reaches (`python -m jobs.bench.flow`)
+ROW_BYTES = (220, 70)  # of the log, for a window and for an event, where none was measured
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, metavar="MODEL", help="a checkpoint, or a published size")
-    parser.add_argument("--ranks", default="1,2,4,8,16", help="numbers of ranks, comma-separated (default %(default)s)")
-    parser.add_argument("--precision", choices=["bf16", "float16", "float32"], help="default: the checkpoint's own")
+    parser.add_argument("archive", nargs="*", metavar="ARCHIVE", help="what is to be watched")
+    parser.add_argument("--model", metavar="MODEL", help="who watches (default, with an archive: signals)")
+    parser.add_argument(
+        "--ranks", help="processes of one replica; without an archive several: 1,2,4 (default: what fits)"
+    )
+    parser.add_argument("--precision", choices=["bf16", "float16", "float32", "fp8"], help="default: as stored")
+    parser.add_argument("--include", action="append", default=[], metavar="PATTERN", help="as for run")
+    parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="as for run")
+    parser.add_argument("--fps", metavar="RATE", help="frames per second (default: what suits the model)")
+    parser.add_argument("--window", metavar="TIME", help="what it sees at once")
+    parser.add_argument("--short-side", type=int, metavar="PX", help="shorter side of the pictures")
+    machines = parser.add_argument_group("machines")
+    machines.add_argument("--gpu", help="which card: H100, H200, B200, A100, L40S, L4, A10G, MI300X")
+    machines.add_argument("--count", type=int, default=1, metavar="N", help="how many GPUs (default: 1)")
+    machines.add_argument(
+        "--cpus", type=int, metavar="N", help="cores for decoding (default: 8 for each GPU, else ours)"
+    )
+    machines.add_argument("--price", type=float, metavar="P", help="of a GPU for an hour (without GPUs: of a core)")
+    work = parser.add_argument_group("how it is found out")
+    work.add_argument("--probes", type=int, default=40, metavar="N", help="videos to probe (default: 40)")
+    work.add_argument(
+        "--calibrate", type=float, default=20.0, metavar="S", help="seconds to decode and watch (0: none)"
+    )
+    work.add_argument(
+        "--output-tokens", type=int, default=256, metavar="N", help="assumed, of one window (default: 256)"
+    )
+    work.add_argument(
+        "--compute", type=float, default=0.4, metavar="F", help="assumed share of a GPU's peak arithmetic"
+    )
+    work.add_argument(
+        "--traffic", type=float, default=0.6, metavar="F", help="assumed share of its peak memory traffic"
+    )
+    parser.add_argument("--compare", metavar="LOG", help="forecast and fact of the runs of an event log")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--out", metavar="FILE", help="also write the forecast there, for `run --forecast FILE`")
 
 
 def main(args: argparse.Namespace) -> int:
-    try:
-        ranks = [int(number) for number in args.ranks.split(",")]
-        if min(ranks) < 1:
-            raise ValueError
-    except ValueError:
-        raise UsageError(f"--ranks {args.ranks}: expected positive numbers with commas, such as 1,2,4") from None
-    facts = forecast_memory(args.model, ranks, args.precision)
-    print(json.dumps(facts, indent=2) if args.json else _table(facts))
+    if args.compare:
+        return _compare(args.compare, args.json)
+    if not args.archive:
+        if not args.model:
+            raise UsageError("forecast what? Name an archive, or --model for its memory alone")
+        from jobs.forecasting.memory import forecast_memory
+
+        facts = forecast_memory(args.model, _ranks(args.ranks or "1,2,4,8,16"), args.precision)
+        text = _memory_table(facts)
+    else:
+        facts = forecast(args)
+        text = _report(facts)
+    if args.out:
+        try:
+            Path(args.out).write_text(json.dumps(facts, indent=1) + "\n")
+        except OSError as error:
+            raise UsageError(f"--out {args.out}: cannot be written: {error.strerror}") from error
+    print(json.dumps(facts, indent=2) if args.json else text)
     return 0
 
 
-def forecast_memory(model: str, ranks: list[int], precision: str | None = None) -> dict[str, Any]:
-    """Bytes of weights of the fullest rank by part, and of keys and values per token.
+def forecast(args: argparse.Namespace) -> dict[str, Any]:
+    """The forecast of a run over an archive, as plain JSON values. Raises UsageError, ModelError."""
+    from jobs.forecasting.archive import look_at
+    from jobs.forecasting.calibrate import calibrate
 
-    Raises ModelError for a checkpoint that does not fit its configuration, or ranks that cannot hold the experts.
-    """
-    import torch
-
-    from model.checkpoint.index import open_checkpoint
-    from model.checkpoint.memory import kv_bytes_per_token, weights_memory
-    from model.checkpoint.plan import plan_model, plan_shape, stored_dtype
-    from model.checkpoint.published import PUBLISHED, published_config
-    from model.checkpoint.skeleton import parse_config
-
-    chosen = {"bf16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, None: None}[precision]
-    tensors = None
-    if model in PUBLISHED:
-        config = parse_config(published_config(model), model)
-        dtype = chosen or stored_dtype(config)
-        skeleton = plan_shape(config, model, dtype)
+    if args.count < 1 or args.probes < 1 or (args.cpus is not None and args.cpus < 1):
+        raise UsageError("--count, --probes and --cpus: at least 1")
+    for name in ("compute", "traffic"):
+        if not 0 < getattr(args, name) <= 1:
+            raise UsageError(f"--{name} {getattr(args, name):g}: a share above 0, and 1 at most")
+    profile, config, factory = _who(args)
+    found = look_at(args.archive, config.windowing, args.probes, args.include, args.exclude)
+    here = profile.gpus == 0 and factory is not None and not args.gpu
+    measured = None
+    if args.calibrate > 0:
+        loaded = factory if here else None
+        measured = calibrate(found.sample, config, profile, loaded, {}, args.calibrate)
+    facts: dict[str, Any] = {
+        "model": args.model or "signals",
+        "archive": {
+            "videos": found.names,
+            "bytes": found.bytes,
+            "hours": found.hours,
+            "hours_low": found.low,
+            "hours_high": found.high,
+            "windows": found.windows,
+            "probed": found.probed,
+            "unreadable_share": found.unreadable,
+        },
+        "calibration": None
+        if measured is None
+        else {name: getattr(measured, name) for name in measured.__dataclass_fields__},
+    }
+    if args.gpu:
+        facts |= _on_gpus(args, found, measured, config)
+    elif here:
+        facts |= _on_cores(args, found, measured)
     else:
-        checkpoint = open_checkpoint(model)
-        config = parse_config(checkpoint.config, checkpoint.path)
-        dtype = chosen or stored_dtype(config)
-        skeleton = plan_model(checkpoint, config, dtype=dtype).model
-        tensors = len(checkpoint.tensors)
+        raise UsageError(f"--model {args.model}: say on which GPUs: --gpu H100 --count 8")
+    return facts
+
+
+def _who(args: argparse.Namespace) -> tuple[ModelProfile, RunConfig, Any]:
+    """The model's profile, the run's configuration, and the factory (None: a published size, without a checkpoint)."""
+    from jobs.run import configure
+    from model.checkpoint.published import PUBLISHED
+    from model.registry import find_model
+    from pipeline.clock import parse_time
+
+    model = args.model or "signals"
+    factory: Any = None
+    if model in PUBLISHED:
+        profile = _published_profile(model)
+    else:
+        factory = find_model(model)
+        profile = factory.profile({})
+    window_s = parse_time(args.window) / 1e6 if args.window else None
+    return profile, configure(profile, args.fps, window_s, None, args.short_side), factory
+
+
+def _published_profile(model: str) -> ModelProfile:
+    """As a checkpoint of that size is watched with: the sampling and the windows of the events prompt."""
+    from fractions import Fraction
+
+    from model.interface import ModelIdentity, ModelProfile
+    from model.prompts import load_prompt
+    from model.qwen3_vl import DEFAULT_MAX_PIXELS
+    from pipeline.plan import Sampling, Windowing
+
+    prompt = load_prompt("events")
+    pixels = prompt.max_pixels or DEFAULT_MAX_PIXELS
+    sampling = Sampling(fps=prompt.fps or Fraction(2), short_side=None, max_pixels=pixels, multiple=32)
+    return ModelProfile(ModelIdentity(model, ""), sampling, prompt.windowing or Windowing(), prompt.rules, gpus=1.0)
+
+
+def _on_cores(args: argparse.Namespace, found: ArchiveFacts, measured: Calibration | None) -> dict[str, Any]:
+    """A model that runs on CPUs, as measured here."""
+    if measured is None or measured.model_s is None:
+        raise UsageError("no window could be decoded and watched here: there is nothing to forecast from (--calibrate)")
+    cores = args.cpus or len(os.sched_getaffinity(0))
+    core_s = found.windows * (measured.decode_s + measured.model_s)
+    hours = core_s / 3600 / cores / FLOW
+    log_bytes = (measured.log_bytes or 0.0) * found.windows
     return {
-        "model": model,
-        "precision": str(dtype).removeprefix("torch."),
-        "tensors_checked": tensors,
-        "kv_bytes_per_token": kv_bytes_per_token(config, dtype),
-        "ranks": {
-            str(memory.ranks): {**memory.parts, "total": memory.total}
-            for memory in (weights_memory(skeleton, count, dtype) for count in ranks)
+        "machines": {"cores": cores},
+        "hours": hours,
+        "core_hours": core_s / 3600,
+        "bottleneck": "model" if measured.model_s > measured.decode_s else "decode",
+        "hours_per_hour": found.hours / hours,
+        "log_bytes": log_bytes,
+        "cost": None if args.price is None else args.price * hours * cores,
+        "memory": None,
+        "basis": {"decode": "measured on this machine", "model": "measured on this machine", "flow": FLOW},
+    }
+
+
+def _on_gpus(
+    args: argparse.Namespace, found: ArchiveFacts, measured: Calibration | None, config: RunConfig
+) -> dict[str, Any]:
+    """A Qwen3-VL on GPUs: computed, beside decoding as measured here."""
+    from jobs.forecasting.gpus import Assumptions, find_gpu, window_cost
+    from jobs.forecasting.memory import model_shape
+    from model.checkpoint.memory import weights_memory
+
+    gpu = find_gpu(args.gpu)
+    assumed = Assumptions(compute=args.compute, traffic=args.traffic, output_tokens=args.output_tokens)
+    if args.model is None or args.model == "signals":
+        raise UsageError("--gpu: the signal analysers use none; name a Qwen3-VL with --model, or leave --gpu out")
+    shape = model_shape(args.model, args.precision)
+    middle = sorted(found.sample, key=lambda v: v.width * v.height)[len(found.sample) // 2]
+    size = middle.width, middle.height
+    experts = getattr(shape.config.text_config, "num_experts", 0) or 0
+    candidates = _ranks(args.ranks) if args.ranks else [r for r in (1, 2, 4, 8, 16, 32) if experts or r == 1]
+    told: dict[str, Any] = {}
+    chosen = None
+    for ranks in candidates:
+        cost = window_cost(shape, config.sampling, config.windowing, size, gpu, ranks, assumed)
+        weights = weights_memory(shape.skeleton, ranks, shape.dtype)
+        total = weights.total + cost.kv_bytes + assumed.workspace
+        fits = total <= 0.95 * gpu.memory * 1e9
+        told[str(ranks)] = {
+            **weights.parts,
+            "keys and values": cost.kv_bytes,
+            "workspace": assumed.workspace,
+            "total": total,
+            "fits": fits,
+        }
+        if fits and chosen is None:
+            chosen = ranks, cost
+    if chosen is None:
+        least = min(t["total"] for t in told.values())
+        raise UsageError(
+            f"{args.model} does not fit {gpu.name} ({gpu.memory:.0f} GB): a rank needs {least / 1e9:.0f} GB with "
+            f"--ranks {' or '.join(told)}; take more ranks, --precision fp8, or a larger card"
+        )
+    ranks, cost = chosen
+    replicas = args.count // ranks
+    if replicas < 1:
+        raise UsageError(f"--count {args.count}: one replica takes {ranks} {gpu.name}")
+    cores = args.cpus or 8 * args.count
+    model_hours = found.windows * cost.gpu_s / (replicas * ranks) / 3600
+    decode_hours = found.windows * measured.decode_s / cores / 3600 if measured else 0.0
+    hours = max(model_hours, decode_hours) / FLOW
+    events = assumed.output_tokens / 40  # tokens of one event in the answer's JSON
+    return {
+        "machines": {"gpu": gpu.name, "count": args.count, "replicas": replicas, "ranks": ranks, "cores": cores},
+        "precision": shape.precision,
+        "window": {"tokens": cost.tokens, "prefill_s": cost.prefill_s, "generate_s": cost.generate_s},
+        "hours": hours,
+        "gpu_hours": hours * args.count,
+        "bottleneck": "decode" if decode_hours > model_hours else "model",
+        "hours_per_hour": found.hours / hours,
+        "log_bytes": found.windows * (ROW_BYTES[0] + events * ROW_BYTES[1]),
+        "cost": None if args.price is None else args.price * hours * args.count,
+        "memory": told,
+        "basis": {
+            "decode": "measured on this machine" if measured else "not measured: left out",
+            "model": "computed, not measured",
+            "flow": FLOW,
+            "assumed": asdict(assumed),
         },
     }
 
 
-def _table(facts: dict[str, Any]) -> str:
+def _ranks(text: str) -> list[int]:
+    try:
+        ranks = [int(number) for number in text.split(",")]
+        if min(ranks) < 1:
+            raise ValueError
+    except ValueError:
+        raise UsageError(f"--ranks {text}: expected positive numbers with commas, such as 1,2,4") from None
+    return ranks
+
+
+# --- Forecast beside fact.
+
+
+def _compare(log: str, as_json: bool) -> int:
+    from pipeline.log import EventLog
+    from pipeline.log.sql import select
+
+    rows = select(
+        EventLog.open(log).snapshot(), "select run_id, status, forecast, totals from runs order by run_id"
+    ).to_pylist()
+    compared = [c for row in rows if (c := beside(row))]
+    if as_json:
+        print(json.dumps(compared, indent=2))
+        return 0
+    if not compared:
+        print(f"no run in {log} was given a forecast (run --forecast FILE)")
+        return 0
+    for run in compared:
+        print(f"run {run['run_id']} ({run['status']})")
+        print(f"  {'':<22}{'forecast':>12}{'fact':>12}{'fact / forecast':>18}")
+        for name, (told, fact) in run["numbers"].items():
+            ratio = f"{fact / told:>18.2f}" if told else ""
+            print(f"  {name:<22}{told:>12,.2f}{fact:>12,.2f}{ratio}")
+    return 0
+
+
+def beside(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The numbers of a run's forecast and its totals side by side; None where it had no forecast."""
+    told, fact = json.loads(row["forecast"] or "{}"), json.loads(row["totals"] or "{}")
+    if not told or not fact:
+        return None
+    windows = fact["windows"] or 1
+    measured = told.get("calibration") or {}
+    pairs = {
+        "hours of video": (told["archive"]["hours"], fact["video_us"] / 3.6e9),
+        "windows": (told["archive"]["windows"], fact["windows"]),
+        "hours": (told["hours"], fact["elapsed_s"] / 3600),
+        "decode s per window": (measured.get("decode_s"), fact["decode_s"] / windows),
+        "model s per window": (measured.get("model_s"), fact["model_s"] / windows),
+    }
+    numbers = {name: pair for name, pair in pairs.items() if pair[0] is not None}
+    return {"run_id": row["run_id"], "status": row["status"], "numbers": numbers}
+
+
+# --- How it is said.
+
+
+def _report(facts: dict[str, Any]) -> str:
+    archive, measured, machines = facts["archive"], facts["calibration"], facts["machines"]
+    exact = archive["hours_low"] == archive["hours_high"]
+    spread = "" if exact else f" ({archive['hours_low']:,.2f} to {archive['hours_high']:,.2f}, 90%)"
+    lines = [
+        f"archive    {archive['videos']:,} videos, {_size(archive['bytes'])}, {archive['hours']:,.2f} hours{spread}, "
+        f"{archive['windows']:,.0f} windows; {archive['probed']} probed"
+        + (f", {archive['unreadable_share']:.0%} of them unreadable" if archive["unreadable_share"] else ""),
+    ]
+    if "gpu" in machines:
+        lines.append(
+            f"machines   {machines['count']} {machines['gpu']}: {machines['replicas']} replicas of {machines['ranks']} "
+            f"ranks; {machines['cores']} cores decode"
+        )
+        window = facts["window"]
+        lines.append(
+            f"a window   {window['tokens']:,} tokens; {window['prefill_s']:.3f} s to read, {window['generate_s']:.3f} s"
+            " to answer, of one GPU (computed)"
+        )
+    else:
+        lines.append(f"machines   {machines['cores']} cores like this machine's")
+    if measured:
+        watched = f", {measured['model_s']:.3f} s to watch" if measured["model_s"] is not None else ""
+        lines.append(
+            f"measured   {measured['decode_s']:.3f} s of a core to decode a window{watched} "
+            f"({measured['windows']} windows, here)"
+        )
+    lines.append(
+        f"time       {_time(facts['hours'])} ({facts['hours_per_hour']:,.1f} hours of video an hour) and what starting "
+        f"takes; the {facts['bottleneck']} is the bottleneck"
+    )
+    if "gpu_hours" in facts:
+        lines.append(f"GPU-hours  {facts['gpu_hours']:,.2f}")
+    else:
+        lines.append(f"core-hours {facts['core_hours']:,.2f}")
+    lines.append(f"storage    {_size(facts['log_bytes'])} of event log")
+    if facts["cost"] is not None:
+        lines.append(f"cost       {facts['cost']:,.2f}")
+    if facts["memory"]:
+        counts = list(facts["memory"])
+        lines.append(f"\nGiB on the fullest rank, weights in {facts['precision']}")
+        lines.append(f"{'ranks':<20}" + "".join(f"{count:>10}" for count in counts))
+        for part in facts["memory"][counts[0]]:
+            if part == "fits":
+                cells = "".join(f"{'yes' if facts['memory'][c][part] else 'no':>10}" for c in counts)
+            else:
+                cells = "".join(f"{facts['memory'][c][part] / 2**30:>10.2f}" for c in counts)
+            lines.append(f"{part:<20}{cells}")
+    if assumed := facts["basis"].get("assumed"):
+        lines.append(
+            f"\nassumed: {assumed['compute']:.0%} of the card's peak arithmetic, {assumed['traffic']:.0%} of its "
+            f"memory traffic, {assumed['output_tokens']} tokens an answer, {assumed['batch']} windows at once on a rank"
+        )
+    return "\n".join(lines)
+
+
+def _memory_table(facts: dict[str, Any]) -> str:
     counts = list(facts["ranks"])
     unit, size = ("GiB", 2**30) if facts["ranks"][counts[0]]["total"] >= 2**30 else ("MiB", 2**20)
     lines = [f"{facts['model']}, weights in {facts['precision']}: {unit} on the fullest rank"]
@@ -87,3 +391,16 @@ def _table(facts: dict[str, Any]) -> str:
     kv = facts["kv_bytes_per_token"]
     lines.append(f"keys and values: {kv / 1024:.0f} KiB per token, {kv * 32768 / 2**30:.2f} GiB per 32 768 tokens")
     return "\n".join(lines)
+
+
+def _size(count: float) -> str:
+    for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count / 1024:,.1f} KiB"
+
+
+def _time(hours: float) -> str:
+    from jobs.progress import duration
+
+    return duration(hours * 3600)

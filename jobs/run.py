@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.clock import parse_time
@@ -107,6 +108,7 @@ def run(
     limits: Limits | None = None,
     trace: str | None = None,
     journal: bool = False,
+    forecast: Mapping[str, Any] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_start: Callable[[str], None] | None = None,
 ) -> RunSummary:
@@ -117,7 +119,7 @@ def run(
     cluster's autoscaler is asked for room for them. `address`: of a Ray cluster; by default $RAY_ADDRESS, else one is
     started here for this run. `on_start` is called with lines for the user before the work begins, `on_progress` about
     ten times a second while it runs. `trace`: where the spans of each window go ("otlp", a URL, a file); `journal`:
-    JSON lines about the run on standard error.
+    JSON lines about the run on standard error. `forecast`: what was forecast of it (jobs/forecast.py), for its row.
 
     Raises UsageError for a call that cannot be meant, ModelError and LogError where model or log cannot be used;
     what is finished by then is in the log, and so it is after KeyboardInterrupt.
@@ -195,7 +197,7 @@ def run(
 
         def begin() -> None:
             begun.append(time.time())
-            record = _run_record(run_id, config, archive, begun[0], machines.resources)
+            record = _run_record(run_id, config, archive, begun[0], machines.resources, forecast)
             if orphan is None:
                 event_log.begin_run(record)
             elif not event_log.take_over_run(run_id, orphan[1], record.host):
@@ -363,6 +365,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " environment; the default)",
     )
     watching.add_argument(
+        "--forecast", metavar="FILE", help="keep this forecast (`secondsight forecast --out FILE`) beside the fact"
+    )
+    watching.add_argument(
         "--log-format",
         choices=("text", "json"),
         default="text",
@@ -407,6 +412,7 @@ def _main(args: argparse.Namespace) -> int:
             address=args.address,
             trace=args.trace,
             journal=args.log_format == "json",
+            forecast=_forecast(args.forecast),
             on_progress=display.show,
             on_start=display.say,
         )
@@ -446,6 +452,18 @@ def _replicas(text: str) -> int | None:
     return int(text)
 
 
+def _forecast(file: str | None) -> dict[str, Any] | None:
+    if file is None:
+        return None
+    try:
+        told = json.loads(Path(file).read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--forecast {file}: cannot be read: {error}") from error
+    if not isinstance(told, dict) or "archive" not in told:
+        raise UsageError(f"--forecast {file}: not a forecast of a run; `secondsight forecast ARCHIVE --out` writes one")
+    return told
+
+
 def _fraction(value: float | str | Fraction) -> Fraction:
     try:
         return Fraction(str(value)) if not isinstance(value, Fraction) else value
@@ -454,7 +472,12 @@ def _fraction(value: float | str | Fraction) -> Fraction:
 
 
 def _run_record(
-    run_id: str, config: RunConfig, archive: str | Sequence[str], started: float, resources: Mapping[str, float]
+    run_id: str,
+    config: RunConfig,
+    archive: str | Sequence[str],
+    started: float,
+    resources: Mapping[str, float],
+    forecast: Mapping[str, Any] | None = None,
 ) -> Any:
     from jobs.missing import boot_id, process_start
     from pipeline.log import RunRecord
@@ -478,6 +501,7 @@ def _run_record(
             "resources": {k: v for k, v in resources.items() if not k.startswith("node:")},
         },
         started_us=int(started * 1e6),
+        forecast=forecast or {},
     )
 
 

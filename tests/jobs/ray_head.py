@@ -17,16 +17,39 @@ from dataclasses import dataclass
 from pathlib import Path
 
 START_S = 300.0
-ATTEMPTS = 3
+ATTEMPTS = 2
+
+#: The command `ray`, which would otherwise give its node 30 s to appear, however busy the machine is.
+PATIENT_RAY = f"""
+import time
+from ray._private import services
+from ray.scripts.scripts import main
+
+once = services.get_node
+
+def get_node(*args, **kwargs):
+    until = time.monotonic() + {START_S}
+    while True:
+        try:
+            return once(*args, **kwargs)
+        except RuntimeError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.2)
+
+services.get_node = get_node
+main()
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """`address`: of the job server. `metrics`: of the node's Prometheus page."""
+    """`address`: of the job server. `metrics`: of the node's Prometheus page. `said`: what it printed."""
 
     address: str
     token: str
     metrics: str
+    said: Path
 
 
 def free_port() -> int:
@@ -39,7 +62,7 @@ def free_port() -> int:
 def ray_head(cpus: int = 3) -> Iterator[Head]:
     """Start a head node with `ray start`, as an operator does, and end it and all below it afterwards."""
     head, process = None, None
-    for _ in range(ATTEMPTS):  # a node gives up when its agents take longer than 30 s, as on a busy machine
+    for _ in range(ATTEMPTS):  # a raylet gives up when its agents take too long, as on a busy machine
         head, process = _start(cpus)
         if _up(head, process):
             break
@@ -57,11 +80,12 @@ def _start(cpus: int) -> tuple[Head, subprocess.Popen[bytes]]:
     folder = Path(tempfile.mkdtemp(prefix="ss-head-", dir="/tmp"))  # short: Unix sockets lie below it
     env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    env["RAY_agent_register_timeout_ms"] = str(int(1000 * START_S))
     for patience in ("RAY_DASHBOARD_STARTUP_TIMEOUT_S", "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT"):
         env[patience] = str(int(START_S))
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', '')}"
     command = [
-        *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--node-ip-address=127.0.0.1"),
+        *(sys.executable, "-c", PATIENT_RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1"),
         *(f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
         *(f"--metrics-export-port={metrics}", f"--dashboard-agent-listen-port={free_port()}"),
         *("--include-dashboard=true", f"--num-cpus={cpus}", "--object-store-memory=200000000"),
@@ -70,13 +94,17 @@ def _start(cpus: int) -> tuple[Head, subprocess.Popen[bytes]]:
     with (folder / "head.out").open("wb") as out:
         # in a folder without Secondsight's packages: what a job needs comes with it, or is installed
         process = subprocess.Popen(command, env=env, cwd=folder, stdout=out, stderr=out, start_new_session=True)
-    head = Head(f"http://127.0.0.1:{dashboard}", token, f"http://127.0.0.1:{metrics}/metrics")
+    head = Head(f"http://127.0.0.1:{dashboard}", token, f"http://127.0.0.1:{metrics}/metrics", folder / "head.out")
     return head, process
 
 
 def _up(head: Head, process: subprocess.Popen[bytes]) -> bool:
-    """Wait until the job server and the node's agent answer; False where the head gives up."""
+    """Wait until the node is in the cluster and its agent and the job server answer; False where it gives up."""
     deadline = time.monotonic() + START_S
+    while "Ray runtime started" not in head.said.read_text():
+        if process.poll() is not None or time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
     for url in (f"{head.address}/api/jobs/", head.metrics):
         while True:
             if process.poll() is not None or time.monotonic() > deadline:
