@@ -94,6 +94,7 @@ def _run(config: Any, args: argparse.Namespace, token: str | None) -> int:
         listening = config.bind_socket()
     except SystemExit:  # uvicorn's way to say that the address is taken
         raise UsageError(f"cannot listen at {args.host} port {args.port}: choose another with --port") from None
+    listening.listen(config.backlog)  # whoever reads the address may come at once
     host = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(args.host, args.host)
     port = listening.getsockname()[1]
     address = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"

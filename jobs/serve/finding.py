@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 import time
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.serve.archive import Archive, as_event
@@ -34,7 +35,6 @@ class Finding:
         self._updating: threading.Thread | None = None
         self._looked_at = 0.0
         self._version = -1
-        self._by: str | None = None
         self._failed: Exception | None = None
 
     def _index(self) -> Search:
@@ -114,14 +114,10 @@ class Finding:
         return "" if exact else "No event has all of these words; these are the nearest."
 
     def mode(self) -> str:
-        """What search goes by: words, both (words and meaning), or none. Makes no index."""
-        try:
-            from pipeline.search import installed_embedder
-        except ImportError:
-            return "none"
-        if self._by is None:
-            self._by = "words" if installed_embedder() is None else "both"
-        return self._by
+        """What search goes by: words, both (words and meaning), none; auto: nobody has searched yet. Opens nothing."""
+        if self._search is not None:
+            return "words" if self._search.embedder is None else "both"
+        return "auto" if find_spec("tantivy") is not None else "none"
 
 
 def _said(hit: Hit) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from pipeline.clock import format_time
 from pipeline.log.entry import Entry
 from pipeline.log.lookup import Filter
 from pipeline.query import as_rows
+from pipeline.redact import hidden_by
 from pipeline.storage import local_path
 
 router = APIRouter(prefix="/api/videos/{video}", tags=["pictures"])
@@ -57,8 +58,17 @@ async def still(
 
 def _shown(site: Site, video: str) -> tuple[Entry, str]:
     """A video, in any run, and the file or object that may be shown."""
-    entry = site.archive.query.runs_of(site.archive.video_id(video))[-1]
-    return entry, site.rooted.first(entry)
+    runs = site.archive.query.runs_of(site.archive.video_id(video))
+    for entry in runs:
+        if hidden := hidden_by(site.archive.uri, entry.run_id):
+            what = ", ".join(str(one["what"]) for one in hidden)
+            raise Problem(
+                403,
+                "redacted",
+                f"run {entry.run_id} hid {what} in it from its model: no picture of it is shown here;"
+                " `secondsight frame`, `clip` and `sheet` show it redacted",
+            )
+    return runs[-1], site.rooted.first(runs[-1])
 
 
 def _check_inside(entry: Entry, uri: str, time_us: int) -> None:

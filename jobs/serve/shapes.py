@@ -223,7 +223,7 @@ class Overview(BaseModel):
     density: list[Bar]
     runs: int
     as_of_us: int
-    search: str = Field(description="what search goes by: words, meaning, both, text (slow) or none")
+    search: str = Field(description="what search goes by: words, both (words and meaning), none; auto: not known yet")
     model: str | None = Field(description="who answers questions; null: evidence only")
 
 

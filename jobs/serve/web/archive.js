@@ -11,7 +11,7 @@ export function archive({ go }) {
   const node = el("div", { class: "page archive" });
   const stop = new AbortController();
   const live = liveCards({ onlyLive: true, grown: () => refresh() });
-  const head = el("div", { class: "figures" }), over = el("div");
+  const head = el("div", { class: "figures" }), over = el("div", {}, el("p", { class: "waiting" }, "Reading the log …"));
   const list = videoList(go, stop.signal);
   node.append(head, live.node, over, list.node);
   let chart = null, version = -1;
@@ -149,7 +149,7 @@ function videoList(go, signal) {
   }
   name.addEventListener("input", later(200, restart));
   order.addEventListener("change", restart);
-  const node = el("section", { class: "videos", "aria-label": "Videos" },
+  const node = el("section", { class: "videos", "aria-label": "Videos", hidden: true },
     el("header", {}, el("h2", {}, "Videos"), count, el("div", { class: "spacer" }), name, order), rows.node, trouble);
   return {
     node,
