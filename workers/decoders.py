@@ -247,10 +247,10 @@ class Decoders:
             first = opened.next if place == opened.place else segment.first
             self._try_again(opened, place, Segment(segment.video, first, segment.last), 1, now, careful=True)
 
-    def moved(self, number: int, now: float) -> None:
-        """A decoder went with its node: nobody is to blame."""
+    def moved(self, number: int, now: float, began: bool = True) -> None:
+        """A decoder went with its node, or (`began` false) never found room on one: nobody is to blame."""
         opened = self._close(number)
-        opened.moves += 1
+        opened.moves += began
         for place in range(opened.place, len(opened.order.segments)):
             segment = opened.order.segments[place]
             if opened.moves > MAX_MOVES:

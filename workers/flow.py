@@ -7,6 +7,7 @@ The driver holds references and small records, never pixels. What is done next i
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -148,7 +149,8 @@ class Flow:
                 "retry", "decode", stream.order.segments[0].video.uri, stream.node, "no progress: ended, tried again"
             ),
         )
-        self._committer = Committer(log, limits.log_s, self._committed)
+        self._in_log: deque[Sequence[VideoResult]] = deque()  # filled by the committer's thread
+        self._committer = Committer(log, limits.log_s, self._in_log.append)
         self._intake = Intake(
             sources,
             fingerprinting(shares.identifiers, limits.stall_s, **tasks.given("fingerprint")),
@@ -266,8 +268,9 @@ class Flow:
         batch, failure, schedule, progress = outcome.batch, outcome.failure, self._schedule, self.progress
         if outcome.events is not None:
             schedule.answered(batch, outcome.events, outcome.replica)
+            fresh = schedule.fresh()
             if self._keeper is not None:
-                self._keeper.note(schedule.fresh())
+                self._keeper.note(fresh)
             for waiting, said in zip(batch.members, outcome.events, strict=True):
                 window = said.window
                 progress.windows += 1
@@ -316,12 +319,14 @@ class Flow:
                 self._note(result.uris[0], watched.status, "watch", watched.reason)
         self._committer.pump()
         if self._keeper is not None:
+            self._keep(self._keeper)
             self._keeper.pump()
 
-    def _committed(self, results: Sequence[VideoResult]) -> None:
-        """In the committer's thread. What is kept of a video that has failed stays: another run may take it up."""
-        if self._keeper is not None:
-            self._keeper.forget([r.video_id for r in results if r.status != "failed"])
+    def _keep(self, keeper: Keeper) -> None:
+        """Windows of videos that are in the log are not kept any longer; of one that has failed they are: another run
+        may take it up."""
+        while self._in_log:
+            keeper.forget([r.video_id for r in self._in_log.popleft() if r.status != "failed"])
 
     def _finished(self) -> bool:
         return self._intake.ended and not self._loading and self._schedule.idle() and not len(self._streams)
@@ -364,4 +369,5 @@ class Flow:
                 self._committer.finish()
             finally:
                 if self._keeper is not None:
+                    self._keep(self._keeper)
                     self._keeper.finish()

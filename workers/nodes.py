@@ -6,7 +6,6 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import ray
 from ray._private.state import state
 
 LOOK_S = 1.0
@@ -38,7 +37,7 @@ class Nodes:
 
 def look() -> Nodes:
     """Ask the cluster's control service."""
-    table = ray.nodes()
+    table = state.node_table()  # ray.nodes() would start a Ray of its own where the run has ended
     return Nodes(
         alive={n["NodeID"]: n["Resources"] for n in table if n["Alive"]},
         draining=frozenset(state.get_draining_nodes()),

@@ -138,7 +138,9 @@ class Streams:
         else:
             self._decoders.failed(number, "crash", "decoding stopped in the middle of a window", now)
             return
-        if stream.hung:
+        if stream.expects == "started" and (stream.hung or failure.what in ("node", "lost")):
+            self._decoders.moved(number, now, began=False)
+        elif stream.hung:
             self._decoders.failed(number, "timeout", f"decoding made no progress for {self._stall_s:.0f} s", now)
         elif failure.what in ("node", "lost"):
             self._decoders.moved(number, now)
