@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 ENTRY, NAMES = b"V", b"N"
 KEY = 16
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _SPAN = struct.Struct("<16sQIIIqqIH")  # file, offset, length, row, rows, start_us, end_us, template, footer bytes
 
 
@@ -87,6 +88,7 @@ class Templates:
     def __init__(self, footers: Iterable[bytes] = ()) -> None:
         self._by_id: dict[int, bytes] = {}
         self._by_shape: dict[bytes, int] = {}
+        self._last: tuple[bytes, tuple[int, bytes]] = (b"", (0, b""))
         for footer in footers:
             self.add(footer)
 
@@ -100,11 +102,15 @@ class Templates:
         return list(self._by_id.values())
 
     def pack(self, footer: bytes) -> tuple[int, bytes]:
+        """(template, footer deflated against it)."""
+        if footer == self._last[0]:  # many small videos share a row group
+            return self._last[1]
         number = self._by_shape.get(_shape(footer))
         if number is None:
             number = self.add(footer)
         deflate = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_DEFAULT_STRATEGY, self._by_id[number])
-        return number, deflate.compress(footer) + deflate.flush()
+        self._last = footer, (number, deflate.compress(footer) + deflate.flush())
+        return self._last[1]
 
     def __getitem__(self, number: int) -> bytes:
         return self._by_id[number]
@@ -126,7 +132,7 @@ def pack_entry(entry: Entry, templates: Templates) -> bytes:
         entry.events,
         entry.uris,
     ]
-    head = json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
+    head = _JSON.encode(said).encode("utf-8", "replace")
     parts = [ENTRY, len(head).to_bytes(4, "little"), head]
     for s in entry.spans:
         number, packed = templates.pack(s.footer)
@@ -149,7 +155,7 @@ def unpack_entry(blob: bytes, templates: Templates) -> Entry:
 
 def pack_names(pairs: Iterable[tuple[str, str]]) -> bytes:
     """Of (video_id, uri) pairs."""
-    return NAMES + json.dumps(sorted(set(pairs)), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return NAMES + _JSON.encode(sorted(set(pairs))).encode("utf-8", "replace")
 
 
 def unpack_names(blob: bytes) -> list[tuple[str, str]]:

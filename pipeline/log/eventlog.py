@@ -187,18 +187,22 @@ class EventLog:
             delta = self._writable()
             already: list[str] = []
             group: list[VideoResult] = []
+            there: set[tuple[str, str]] = set()
             for result in results:
                 if result.run_id not in self._runs:
                     raise LogError(f"{self.uri}: run {result.run_id} was not begun here")
-                if any((g.video_id, g.config_hash) == (result.video_id, result.config_hash) for g in group):
+                key = result.video_id, result.config_hash
+                if key in there:
                     already.append(result.video_id)
                 else:
+                    there.add(key)
                     group.append(result)
             files: list[DataFile] = []
             while True:
                 rest = [r for r in group if not self._stands(delta, r)]
                 if len(rest) < len(group) or not files:
-                    already += [r.video_id for r in group if r not in rest]
+                    left = {(r.video_id, r.config_hash) for r in rest}
+                    already += [r.video_id for r in group if (r.video_id, r.config_hash) not in left]
                     self._discard(files)
                     group, files = rest, self._write(rest)
                 if not group or delta.commit(files):
