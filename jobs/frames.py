@@ -17,6 +17,7 @@ from pipeline.decode import DecodeLimits, decode_times, decode_windows
 from pipeline.errors import UsageError, VideoError
 from pipeline.plan import SECOND_US, Sampling, Window
 from pipeline.probe import probe
+from pipeline.redact import parse, redactor
 from pipeline.storage import open_object
 from pipeline.video import Video
 
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tolerance", metavar="S", default="0", help="take a cheaper frame up to S seconds away (default: 0, exact)"
     )
     parser.add_argument("--decoder", choices=["pyav", "decord"], default="pyav", help="default: pyav")
+    parser.add_argument("--redact", metavar="WHAT,...", help="hide it: text, codes, faces=PATH (see `run --redact`)")
     parser.add_argument("--stream", metavar="N", type=int, help="stream index, where a file holds several videos")
     parser.add_argument("--threads", metavar="N", type=int, default=1, help="decoders in parallel (default: 1)")
     parser.add_argument("--image", choices=["png", "jpg"], default="png", help="kind of image file (default: png)")
@@ -66,6 +68,7 @@ def main(args: argparse.Namespace) -> int:
         short_side=_side(args.short_side),
         max_pixels=args.max_pixels,
         decoder=args.decoder,
+        redact=parse(args.redact) if args.redact is not None else (),
     )
     start_us, end_us = parse_time(args.start), parse_time(args.end) if args.end is not None else None
     if args.threads < 1:
@@ -141,9 +144,11 @@ def _folder(name: str) -> Path:
 
 def _at(video: Video, times: list[int], sampling: Sampling, limits: DecodeLimits) -> Iterator[tuple[int, int, Any]]:
     last: int | None = None
-    for answer in decode_times(video, times, sampling, limits):
+    hide = redactor(sampling.redact) if sampling.redact else None
+    for answer in decode_times(video, times, replace(sampling, redact=()), limits):
         if answer.time_us != last:
-            yield answer.time_us, answer.end_us, answer.pixels
+            seen = answer.pixels
+            yield answer.time_us, answer.end_us, seen if hide is None or seen is None else hide.picture(seen)
         last = answer.time_us
 
 

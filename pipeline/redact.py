@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.detectors import Box, detector
-from pipeline.errors import UsageError
+from pipeline.errors import LogError, UsageError
 from pipeline.frames import Frames
 from pipeline.plan import SECOND_US
 
@@ -121,7 +121,8 @@ def covered(picture: Picture, boxes: Sequence[Box]) -> Picture:
     result = picture.copy()
     high, wide = picture.shape[:2]
     for left, top, right, bottom in boxes:
-        rows, columns = slice(max(0, top), min(high, bottom)), slice(max(0, left), min(wide, right))
+        rows = slice(max(0, top), max(0, min(high, bottom)))
+        columns = slice(max(0, left), max(0, min(wide, right)))
         inside = picture[rows, columns]
         if inside.size:
             result[rows, columns] = np.round(inside.mean(axis=(0, 1))).astype(np.uint8)
@@ -142,24 +143,33 @@ def parse(text: str) -> tuple[str, ...]:
     return what
 
 
+@lru_cache(maxsize=4096)
+def hidden_by(log: str, run_id: str) -> tuple[dict[str, Any], ...]:
+    """The detectors (`identity`) by which a run hid things from its model; none where it hid nothing.
+
+    Raises LogError where the log has no such run: then nobody knows.
+    """
+    from pipeline.log import EventLog
+
+    runs = EventLog.open(log).snapshot().table("runs", ["run_id", "config"]).to_pylist()
+    configs = [json.loads(row["config"] or "{}") for row in runs if row["run_id"] == run_id]
+    if not configs:
+        raise LogError(f"{log}: no row tells what run {run_id} was to hide; `secondsight log {log} --check`")
+    return tuple((configs[0].get("sampling", {}).get("redact") or {}).get("detectors", ()))
+
+
 def editor(log: str, run_id: str, following: bool = False) -> Callable[[Picture], Picture] | None:
     """What hides in a picture all that was hidden from the model of a run; None where nothing was.
 
     `following`: for pictures that come one after the other, as in a clip. Raises UsageError where the very detectors
     of the run are not to be had here: better no picture than one that shows too much.
     """
-    from pipeline.log import EventLog
-
-    runs = EventLog.open(log).snapshot().table("runs", ["run_id", "config"]).to_pylist()
-    config: dict[str, Any] = next(
-        (json.loads(row["config"]) for row in runs if row["run_id"] == run_id and row["config"]), {}
-    )
-    wanted = config.get("sampling", {}).get("redact")
+    wanted = hidden_by(log, run_id)
     if not wanted:
         return None
-    hider = redactor(tuple(sorted(d["what"] for d in wanted["detectors"])))
+    hider = redactor(tuple(sorted(d["what"] for d in wanted)))
     ours = {d["what"]: d.get("weights_hash") for d in hider.identity["detectors"]}
-    for theirs in wanted["detectors"]:
+    for theirs in wanted:
         if ours[theirs["what"]] != theirs.get("weights_hash"):
             raise UsageError(
                 f"run {run_id} hid {theirs['what']} by other weights than those here, so no picture of it is shown"

@@ -1,0 +1,215 @@
+"""How much of what must not be seen is hidden: on a generated set whose truth is known, frame by frame and held.
+
+    python -m jobs.bench.redact [--quick] [--json FILE]
+
+A thing counts as hidden when 95% of its box is filled. "leaks": things of which a reader of text (the same PP-OCR that
+`--model signals` reads with) or of codes (OpenCV) still gets anything out of the redacted frame, of those that it gets
+something out of in the frame before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.detectors import Box
+from pipeline.frames import Frames
+from pipeline.redact import FrameRedactor, Redactor, covered
+
+Picture = npt.NDArray[np.uint8]
+
+_STEP_US = 500_000
+_HIDDEN = 0.95
+_WORDS = (
+    "AB 123 CD",
+    "Maria Keller",
+    "+49 30 5550199",
+    "EXIT 14",
+    "Lindenweg 7",
+    "王小明",
+    "京A 88123",
+    "confidential",
+)
+
+
+@dataclass
+class Thing:
+    """What is drawn: text or a code, `px` high, moving `dx`, `dy` px from frame to frame."""
+
+    kind: str
+    said: str
+    px: int
+    x: float
+    y: float
+    dx: float
+    dy: float
+
+
+@dataclass
+class Tally:
+    things: int = 0
+    hidden: int = 0
+    held: int = 0
+    readable: int = 0
+    leaks: int = 0
+
+
+@dataclass
+class Result:
+    by_size: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
+    excess: list[float] = field(default_factory=list)  # share of each held frame filled outside of all things
+    cpu_s: float = 0.0
+    frames: int = 0
+
+
+def scenes(
+    count: int, length: int, size: tuple[int, int], seed: int = 3
+) -> Iterator[list[tuple[Picture, list[Thing]]]]:
+    """`count` scenes of `length` frames: soft moving colours, grain, things that move, all through JPEG's mill."""
+    random = np.random.default_rng(seed)
+    width, height = size
+    for number in range(count):
+        things = []
+        for kind, heights in (("text", (10, 14, 20, 32, 48)), ("codes", (48, 72, 110))):
+            px = int(heights[number % len(heights)])
+            said = _WORDS[int(random.integers(len(_WORDS)))] if kind == "text" else f"https://example.org/{number}"
+            x, y = random.uniform(0.05, 0.4) * width, random.uniform(0.15, 0.4) * height
+            if kind == "codes":
+                x, y = random.uniform(0.55, 0.7) * width, random.uniform(0.45, 0.6) * height
+            things.append(Thing(kind, said, px, x, y, *random.uniform(-8, 8, 2)))
+        coarse = random.integers(40, 215, (6, 9, 3)).astype(np.uint8)
+        light = bool(random.integers(2))
+        frames = []
+        for at in range(length):
+            shift = np.array([[1, 0, 2 * at], [0, 1, at]], np.float32)
+            soft = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+            soft = cv2.warpAffine(soft, shift, (width, height), borderMode=cv2.BORDER_REFLECT)
+            grain = random.normal(0, 6, (height, width, 1))
+            picture: Picture = np.clip(soft + grain, 0, 255).astype(np.uint8)
+            for thing in things:
+                _draw(picture, thing, at, light)
+            data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 60])[1]
+            frames.append((np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)[..., ::-1], things))
+        yield frames
+
+
+def _draw(picture: Picture, thing: Thing, at: int, light: bool) -> None:
+    left, top, right, bottom = box_of(thing, at)
+    if thing.kind == "text":
+        ink = (245, 245, 240) if light else (15, 15, 20)
+        area = picture[max(0, top - 3) : bottom + 3, max(0, left - 5) : right + 5]
+        area[:] = area // 3 if light else 255 - (255 - area) // 3  # a caption's plate
+        cv2.putText(picture, thing.said, (left, bottom), ink, cv2.FontFace("sans"), round(thing.px / 0.72), 500)
+        return
+    code = cv2.QRCodeEncoder.create().encode(thing.said)
+    code = cv2.resize(code, (right - left, bottom - top), interpolation=cv2.INTER_NEAREST)
+    picture[top:bottom, left:right] = code[..., None]
+
+
+def box_of(thing: Thing, at: int) -> Box:
+    """The box of a thing's ink (capital letters) in frame `at`."""
+    left, top = round(thing.x + at * thing.dx), round(thing.y + at * thing.dy)
+    wide = thing.px
+    if thing.kind == "text":
+        box = cv2.getTextSize((0, 0), thing.said, (0, 0), cv2.FontFace("sans"), round(thing.px / 0.72), 500)
+        wide = int(box[2])
+    return left, top, left + wide, top + thing.px
+
+
+def measure(redactor: Redactor, count: int, length: int, size: tuple[int, int]) -> Result:
+    result = Result()
+    reader = _Reader()
+    for frames in scenes(count, length, size):
+        pictures = np.stack([picture for picture, _ in frames])
+        times = np.arange(length, dtype=np.int64) * _STEP_US
+        began = time.process_time()
+        held = FrameRedactor(redactor)(Frames(pictures, times, times + _STEP_US)).pixels
+        result.cpu_s += time.process_time() - began
+        result.frames += length
+        for at, (picture, things) in enumerate(frames):
+            alone = covered(picture, redactor.boxes(picture)) if at == length // 2 else None
+            truth = np.zeros(picture.shape[:2], bool)
+            for thing in things:
+                left, top, right, bottom = box_of(thing, at)
+                truth[max(0, top - 12) : bottom + 12, max(0, left - 12) : right + 12] = True
+            result.excess.append(float(((held[at] != picture).any(2) & ~truth).mean()))
+            if alone is None:
+                continue
+            for thing in things:
+                tally = result.by_size[f"{thing.kind} {thing.px:3d} px"]
+                tally.things += 1
+                tally.hidden += _share(picture, alone, box_of(thing, at)) >= _HIDDEN
+                tally.held += _share(picture, held[at], box_of(thing, at)) >= _HIDDEN
+                if reader(picture, thing, box_of(thing, at)):
+                    tally.readable += 1
+                    tally.leaks += reader(held[at], thing, box_of(thing, at))
+    return result
+
+
+def _share(before: Picture, after: Picture, box: Box) -> float:
+    """The share of a box in which the fill's one colour stands: runs of equal pixels, where there was ink and grain."""
+    left, top, right, bottom = box
+    inside = after[max(0, top) : bottom, max(0, left) : right]
+    changed = (before[max(0, top) : bottom, max(0, left) : right] != inside).any(2)
+    flat = (np.abs(np.diff(inside.astype(int), axis=1)).sum(2) == 0).mean(axis=1)
+    return float((changed | (flat[:, None] > 0.9)).mean())
+
+
+class _Reader:
+    """Tries to get out what is written."""
+
+    def __init__(self) -> None:
+        from model.signals.text_reader import TextReader
+
+        self._text, self._code = TextReader(), cv2.QRCodeDetector()
+
+    def __call__(self, picture: Picture, thing: Thing, box: Box) -> bool:
+        left, top, right, bottom = box
+        part = picture[max(0, top - 16) : bottom + 16, max(0, left - 16) : right + 16]
+        part = np.ascontiguousarray(cv2.resize(part, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC))
+        if thing.kind == "codes":
+            return bool(self._code.detectAndDecode(part[..., ::-1].copy())[0])
+        wanted = set(thing.said.casefold()) - {" "}
+        read = set("".join(line.text for line in self._text.read(part)).casefold())
+        return len(wanted & read) > len(wanted) / 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer scenes (about a minute)")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there too")
+    args = parser.parse_args()
+    cv2.setNumThreads(1)
+    count = 5 if args.quick else 60
+    redactor = Redactor(("codes", "text"))
+    told = {}
+    for size in ((640, 360),) if args.quick else ((398, 224), (640, 360), (1280, 720)):
+        result = measure(redactor, count, 3, size)
+        name = f"{size[0]}x{size[1]}"
+        print(f"\n{name}, {result.frames} frames, {1000 * result.cpu_s / result.frames:.0f} ms of CPU each")
+        print(f"{'thing':<14} {'shown':>6} {'hidden':>8} {'held':>8} {'readable before':>16} {'leaks':>6}")
+        for thing, tally in sorted(result.by_size.items()):
+            alone, held = tally.hidden / tally.things, tally.held / tally.things
+            print(f"{thing:<14} {tally.things:>6} {alone:>8.1%} {held:>8.1%} {tally.readable:>16} {tally.leaks:>6}")
+        print(f"filled beside all things: {np.mean(result.excess):.1%} of the picture")
+        told[name] = {
+            "cpu_ms_per_frame": 1000 * result.cpu_s / result.frames,
+            "excess": float(np.mean(result.excess)),
+            "things": {thing: vars(tally) for thing, tally in sorted(result.by_size.items())},
+        }
+    print("\nfaces: not measured here (no weights of YuNet are installed, and no set of photographs)")
+    if args.json:
+        args.json.write_text(json.dumps(told, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
