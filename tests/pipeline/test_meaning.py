@@ -57,11 +57,17 @@ def test_nearest_texts_and_their_events(tmp_path: Path) -> None:
     assert all("automobile" in h.event["text"] for h in search.find("automobile", mode="words"))
     log.commit([video_result("b.mp4", [event(0, 1, "a", "car leaves")])])
     assert search.update() == 1
-    both = search.find("automobile leaves", mode="both", limit=1)[0]
-    assert both.event["video_id"] == video_id("b.mp4") and both.found_by == ("words", "meaning")
-    assert Search(log.uri, embedder=embedder).find("automobile leaves", limit=1)[0].event == both.event
+    nearest = search.find("automobile leaves", mode="meaning", limit=1)[0]
+    assert nearest.event["video_id"] == video_id("b.mp4") and nearest.score == pytest.approx(1, abs=2e-3)
+    both = {h.event["event_id"]: h.found_by for h in search.find("automobile leaves", limit=100)}  # "auto" is both
+    assert both[nearest.event["event_id"]] == ("words", "meaning")
+    assert set(both) == {
+        h.event["event_id"]
+        for mode in ("words", "meaning")
+        for h in search.find("automobile leaves", mode=mode, limit=100)
+    }
     search.rebuild()
-    assert search.find("automobile leaves", limit=1)[0].event == both.event
+    assert {h.event["event_id"] for h in search.find("automobile leaves", limit=100)} == set(both)
 
 
 def test_fusion_is_the_sum_of_reciprocal_ranks() -> None:
@@ -122,7 +128,7 @@ def test_encoder_equals_transformers(encoder: Path, mean: bool) -> None:
             codes = tokenizer(text, return_tensors="pt", truncation=True, max_length=16)
             states = model(input_ids=codes["input_ids"], attention_mask=codes["attention_mask"]).last_hidden_state[0]
             pooled = states.mean(0) if mean else states[0]
-            np.testing.assert_allclose(row, (pooled / pooled.norm()).numpy(), atol=3e-6)
+            np.testing.assert_allclose(row, (pooled / pooled.norm()).numpy(), atol=2e-5)
 
 
 def test_encoders_that_are_none(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
