@@ -10,7 +10,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -32,6 +31,8 @@ from workers.replica import ModelChoice, start_replica
 from workers.report import FlowObserver
 from workers.report import Progress as Progress
 from workers.schedule import Schedule
+from workers.settings import Limits as Limits
+from workers.settings import Tasks as Tasks
 from workers.shares import Shares
 from workers.streams import Streams
 from workers.teller import Teller
@@ -39,41 +40,6 @@ from workers.watchdog import Watchdog
 from workers.work import Answer, Parcel
 
 MAX_NOTES = 1000  # failures kept for the summary; the log has all of them
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What may be used up.
-
-    `stall_s`: time without progress in one decode task, or in opening one video. `decode_bytes`: private memory that
-    decoding may add to its process. `startup_s`: until a replica is up. `segment_s`: length of video that one decode
-    task reads. `frames_bytes`: frames in flight (None: by the size of the cluster). `answer_s`: one call of a replica.
-    `quiet_s`: without any window answered, before what is stuck is named. `log_s`: how long a log that cannot be
-    written is tried again. `decoders`: decode tasks at once (None: steered by what is measured).
-    """
-
-    stall_s: float = 120.0
-    decode_bytes: int | None = 4 << 30
-    startup_s: float = 900.0
-    segment_s: float = 300.0
-    frames_bytes: int | None = None
-    answer_s: float = 3600.0
-    quiet_s: float = 60.0
-    log_s: float = 120.0
-    decoders: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Tasks:
-    """Stand-ins for the remote functions of the flow (benchmarks measure it without decoding). None: the real one."""
-
-    fingerprint: Any = None
-    probe: Any = None
-    decode: Any = None
-
-    def given(self, name: str) -> dict[str, Any]:
-        task = getattr(self, name)
-        return {} if task is None else {"task": task}
 
 
 class Flow:

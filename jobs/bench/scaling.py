@@ -134,7 +134,7 @@ def ray_data(out: Path, windows: int, model_s: float, actors: int) -> float:
     began = time.perf_counter()
     found = ray.data.range(windows // 20, override_num_blocks=max(1, windows // 20))
     decoded = found.flat_map(lambda row: list(decode(row)), num_cpus=0.5)
-    watch: Callable[..., Any] = Watch  # type: ignore[assignment]
+    watch: Callable[..., Any] = Watch
     decoded.map_batches(
         watch, batch_size=8, compute=ray.data.ActorPoolStrategy(size=actors), num_cpus=0.5
     ).write_parquet(str(out))
