@@ -41,7 +41,7 @@ from jobs.bench.crash import MODEL, VISION, differences, make_archive, read_all,
 Kind = Literal["decoder", "replica", "driver", "node", "503", "cut", "stall", "disk"]
 KINDS: tuple[Kind, ...] = ("decoder", "replica", "driver", "node", "503", "cut", "stall", "disk")
 DISK_BYTES = 48 << 20
-NODE = {"num_cpus": 2, "object_store_memory": 200 << 20}
+NODE: dict[str, Any] = {"num_cpus": 2, "object_store_memory": 200 << 20}
 PATIENCE_S = 420.0  # for one run, whatever happens to it
 
 
