@@ -23,7 +23,7 @@ from pipeline.errors import ModelError
 #: the 10-15% of such weights, for a multiple of the speed).
 FLOAT32_ACTIVATIONS, INT8_ACTIVATIONS = 1, 4
 #: Measured: what ONNX Runtime keeps beside the weights and scales of one expert.
-SESSION_BYTES = 256 << 10
+SESSION_BYTES = 704 << 10
 
 
 class BlockExperts(StreamedExperts):
@@ -118,4 +118,7 @@ def _session(model: bytes) -> Any:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # one arena per expert would outgrow the experts
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    # The Python object keeps the model's bytes, for a change of providers: a second copy of the weights.
+    vars(session).pop("_model_bytes", None)
+    return session

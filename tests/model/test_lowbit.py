@@ -140,4 +140,4 @@ def test_they_take_the_memory_of_their_bits() -> None:
     assert best_form(EXPERTS, 2048, 768, torch.float32, "meta", bits=8).nbytes < plain / 3.9
     assert best_form(EXPERTS, 2048, 768, torch.float32, "meta", bits=4).nbytes < plain / 6.9
     assert best_form(EXPERTS, 2048, 768, torch.float32, bits=8).nbytes < plain / 3.9
-    assert best_form(EXPERTS, 2048, 768, torch.float32, bits=4).nbytes < plain / 5
+    assert best_form(EXPERTS, 2048, 768, torch.float32, bits=4).nbytes < plain / 4.7
