@@ -189,22 +189,26 @@ async def load(port: int, path: Callable[[], str], connections: int, lasts_s: fl
     took: list[float] = []
     failed = 0
     loop = asyncio.get_running_loop()
+    lines = [await asyncio.open_connection("127.0.0.1", port) for _ in range(connections)]
 
-    async def one(until: float, count: bool) -> None:
+    async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, until: float, count: bool) -> None:
         nonlocal failed
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        while loop.time() < until:
+        while True:
             began = loop.time()
             status, _ = await exchange(reader, writer, path())
             if count:
                 took.append(loop.time() - began)
                 failed += status != 200
-        writer.close()
+            if loop.time() >= until:
+                return
 
-    await asyncio.gather(*(one(loop.time() + lasts_s / 5, False) for _ in range(connections)))  # caches fill
+    await asyncio.gather(*(one(*line, loop.time() + lasts_s / 5, False) for line in lines))  # caches fill
     began = loop.time()
-    await asyncio.gather(*(one(began + lasts_s, True) for _ in range(connections)))
-    return took, failed, loop.time() - began
+    await asyncio.gather(*(one(*line, began + lasts_s, True) for line in lines))
+    within_s = loop.time() - began
+    for _, writer in lines:
+        writer.close()
+    return took, failed, within_s
 
 
 async def fetched(port: int, path: str) -> bytes:

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request
@@ -31,7 +31,7 @@ _VIDEO = {
 }
 
 
-def _said(found: dict[int, dict[str, object]], *statuses: int) -> dict[str, object]:
+def _said(found: dict[int, Any], *statuses: int) -> dict[str, Any]:
     said = answers(None, *statuses)
     said["responses"] |= found
     return {**said, "response_class": Response}

@@ -22,9 +22,5 @@ def deployment() -> Any:
 
         return create_app(settings)
 
-    @serve.deployment(name="secondsight", max_ongoing_requests=settings.limits.in_flight)
-    @serve.ingress(build)
-    class Service:
-        """One replica."""
-
-    return Service.bind()
+    service: Any = serve.deployment(serve.ingress(build)(), name="secondsight")
+    return service.options(max_ongoing_requests=settings.limits.in_flight).bind()

@@ -27,7 +27,7 @@ def remux(uri: str, out: Path, is_wanted: Callable[[], bool] = lambda: True) -> 
     video = opened(uri)
     try:
         with (
-            av.open(open_object(uri), metadata_errors="replace") as source,
+            av.open(open_object(uri), "r", metadata_errors="replace") as source,
             av.open(str(out), "w", format="mp4", options={"movflags": "+faststart"}) as target,
         ):
             picture = source.streams[video.stream_index]
