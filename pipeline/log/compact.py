@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import LogError, UsageError
 from pipeline.log.datafile import ROW_GROUP, Written, write_data_file
 from pipeline.log.delta import Delta
-from pipeline.log.entry import Entry, Span, Templates, video_key
+from pipeline.log.entry import Entry, Span, Templates
 from pipeline.log.finder import DAMAGE, IndexFinder
 from pipeline.log.head import HEAD, Head, advance, index_path, load, stem_of, write_catalog
 from pipeline.log.indexing import Owner, Rows, index_file
@@ -223,10 +223,9 @@ def _index_of_merged(store: Store, version: int, new: Sequence[Written], spans: 
     head = advance(published[0], store, max(version, published[0].version)) if published is not None else None
     if head is None or head.stale or head.unindexed:
         return False
-    wanted = {video_key(owner[0]) for owner in spans}
     by_file: dict[str, list[Entry]] = {stem_of(w.file.path): [] for w in new if w.file.record == "events"}
     try:
-        for entry in IndexFinder(store, head).all(wanted):
+        for entry in IndexFinder(store, head).all():  # all of them: damage anywhere in the index is found, and mended
             now = spans.get((entry.video_id, entry.run_id))
             if now:
                 by_file[now[0].file].append(replace(entry, spans=tuple(now)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 import zlib
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pipeline.errors import LogError
@@ -176,13 +176,12 @@ class IndexFinder:
             found.update(self._unindexed.prefixed(prefix))
         return sorted(video_id for video_id in found if video_id.startswith(prefix))
 
-    def all(self, wanted: Collection[bytes] | None = None) -> Iterator[Entry]:
-        """Every entry (of some keys) of the log, in no order."""
+    def all(self) -> Iterator[Entry]:
         seen: set[tuple[str, str]] = set()
         recent = [self._index(stem) for stem in reversed(self._stems)]
         for index in [*recent, *(catalog for catalog, _ in self._catalogs)]:
-            for key, blob in index.items():
-                if blob[:1] == ENTRY and (wanted is None or key in wanted):
+            for _, blob in index.items():
+                if blob[:1] == ENTRY:
                     entry = unpack_entry(blob, index.templates)
                     if (entry.video_id, entry.run_id) not in seen:
                         seen.add((entry.video_id, entry.run_id))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from pipeline.errors import LogError
+from pipeline.log.finder import DAMAGE
 from pipeline.log.head import (
     DAMAGED,
     HEAD,
@@ -47,7 +48,7 @@ class Publisher:
 
         What goes wrong here is no fault of the commit before it: the head stays late until the next one.
         """
-        with contextlib.suppress(LogError, OSError):
+        with contextlib.suppress(OSError, *DAMAGE):
             self._publish(version)
             head = self.head()
             if head is not None and _long(head):
