@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 HEADROOM = 1.3  # decoders keep a little ahead of the replicas
 SMOOTH = 0.5  # weight of the newest second
+BACKLOG_S = 2.0  # of work that lies ready, from which on decoders are taken away
 STARVED = 0.05  # part of a replica's time without work, from which on more decoders are tried
 
 
@@ -16,7 +17,7 @@ class Steer:
 
     Decoders wanted = replicas x (seconds that one decoder takes for a window / seconds that one replica takes for it),
     with some headroom; while replicas starve all the same (the ratio was misjudged: storage slow, tasks starting), one
-    in four more. `most`: what the cluster has CPUs for; `least`: 1.
+    in four more. Up at once, down step by step and only while work piles up. `most`: what the cluster has CPUs for.
     """
 
     most: int
@@ -33,12 +34,13 @@ class Steer:
             self.at_once = self.most  # nothing known yet: as fast as can be
         else:
             needed = math.ceil(HEADROOM * replicas * self.decode_s / max(self.watch_s, 1e-9))
+            behind_s = ready * self.watch_s / replicas
             if idle > STARVED and not ready:
                 self.at_once = max(needed, self.at_once + max(1, self.at_once // 4))
-            elif needed < self.at_once:
-                self.at_once -= max(1, (self.at_once - needed) // 2)  # down step by step, up at once
-            else:
+            elif needed > self.at_once:
                 self.at_once = needed
+            elif needed < self.at_once and behind_s > BACKLOG_S:
+                self.at_once -= max(1, (self.at_once - needed) // 2)
         self.at_once = max(1, min(self.most, self.at_once))
         return self.at_once
 

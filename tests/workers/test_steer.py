@@ -15,11 +15,12 @@ from workers.watchdog import Suspect, Watchdog
 
 def _settle(decode_s: float, watch_s: float, replicas: int, most: int = 32) -> int:
     """Play seconds in which the true rates decide how long replicas wait."""
-    steer, at_once = Steer(most, most), most
+    steer, at_once, ready = Steer(most, most), most, 0.0
     for _ in range(60):
         supply, demand = at_once / decode_s, replicas / watch_s
-        idle, ready = max(0.0, 1 - supply / demand), int(supply >= demand)
-        at_once = steer.look(decode_s, watch_s, replicas, idle, ready)
+        idle = max(0.0, 1 - (supply + ready) / demand)
+        ready = max(0.0, ready + supply - demand)
+        at_once = steer.look(decode_s, watch_s, replicas, idle, int(ready))
     return at_once
 
 
