@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.live import LiveStatus, State
@@ -67,11 +67,12 @@ class Following:
 
     def end(self, progress: Progress, state: State, note: str = "") -> None:
         """The last word to everyone; what cannot be told disturbs nothing."""
-        for tell in (
-            lambda: self._live.end(progress, state, note),
-            lambda: self._journal and self._journal.end(progress, state, note),
-            lambda: self._tracing and self._tracing.end(),
-        ):
+        tells: list[Callable[[], None]] = [lambda: self._live.end(progress, state, note)]
+        if (journal := self._journal) is not None:
+            tells.append(lambda: journal.end(progress, state, note))
+        if (tracing := self._tracing) is not None:
+            tells.append(tracing.end)
+        for tell in tells:
             try:
                 tell()
             except Exception:

@@ -112,14 +112,13 @@ class MetricsReport:
         tags = {"run_id": run_id, "model": model}
         self._metrics: dict[str, Any] = {}
         for metric in METRICS:
-            common = {"description": metric.description, "tag_keys": (*tags, *metric.tags)}
-            name = PREFIX + metric.name
+            name, said, keys = PREFIX + metric.name, metric.description, (*tags, *metric.tags)
             if metric.kind == "counter":
-                made: Any = ray_metrics.Counter(name, **common)
+                made: Any = ray_metrics.Counter(name, said, keys)
             elif metric.kind == "gauge":
-                made = ray_metrics.Gauge(name, **common)
+                made = ray_metrics.Gauge(name, said, keys)
             else:
-                made = ray_metrics.Histogram(name, boundaries=list(metric.boundaries), **common)
+                made = ray_metrics.Histogram(name, said, list(metric.boundaries), keys)
             made.set_default_tags(tags)
             self._metrics[metric.name] = made
         self._before: dict[tuple[str, ...], float] = {}
