@@ -10,6 +10,7 @@ import importlib
 import importlib.metadata
 import os
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,10 @@ FACE_MODEL = "SECONDSIGHT_FACE_MODEL"
 _FACE_SCORE = 0.5
 _FACE_SIDE = 480  # px of the short side that faces are looked for in: YuNet finds them from about 10 px on
 _TEXT = {"Det.limit_type": "min", "Det.limit_side_len": 736, "Det.thresh": 0.2, "Det.box_thresh": 0.3}
+
+
+#: Sizes at which codes are looked for: enlarged, small ones are found that a reader can still read.
+_CODE_SCALES = (1, 3)
 
 
 class Faces:
@@ -103,17 +108,17 @@ class Codes:
     """OpenCV's detectors of QR codes and of bar codes (EAN, UPC), which need no weights."""
 
     def __init__(self) -> None:
-        self._find = [cv2.QRCodeDetector().detectMulti, cv2.barcode.BarcodeDetector().detectMulti]
+        self._find = [cv2.QRCodeDetectorAruco().detectMulti, cv2.barcode.BarcodeDetector().detectMulti]
 
     def identity(self) -> dict[str, Any]:
-        return {"what": "codes", "opencv": cv2.__version__}
+        return {"what": "codes", "opencv": cv2.__version__, "scales": _CODE_SCALES}
 
     def __call__(self, picture: Picture) -> list[Box]:
         grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
         boxes = []
-        for find in self._find:
-            there, corners = find(grey)
-            for quad in np.asarray(corners, float).reshape(-1, 4, 2) if there else ():
+        for scale, find in product(_CODE_SCALES, self._find):
+            there, corners = find(cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC))
+            for quad in np.asarray(corners, float).reshape(-1, 4, 2) / scale if there else ():
                 (left, top), (right, bottom) = quad.min(0), quad.max(0)
                 boxes.append(_box(left, top, right, bottom, 0.1 * (right - left), 0.1 * (bottom - top)))
         return boxes
