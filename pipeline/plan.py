@@ -94,7 +94,7 @@ class Segment:
 
 
 def segments(video: Video, windowing: Windowing, segment_us: int, have: Collection[int] = ()) -> Iterator[Segment]:
-    """Cut a video's windows into segments of about `segment_us` each, lazily, leaving out the windows that we `have`."""
+    """Cut a video's windows into segments of about `segment_us` each, lazily, without the windows that we `have`."""
     total = windowing.count(video.duration_us)
     per = max(1, segment_us // (windowing.length_us - windowing.overlap_us))
     first = 0
