@@ -127,7 +127,14 @@ def test_plays_and_seeks(page: Any, served: Served, address: str) -> None:
     assert page.evaluate("document.querySelector('video').paused")
 
 
-def test_hover_shows_the_moment(page: Any) -> None:
+def opened(page: Any, served: Served, address: str) -> None:
+    """The first clip as the first run saw it."""
+    page.goto(f"{address}#/v/{served.ids['harbour.mp4']}?run=run-a")
+    page.wait_for_selector(".event")
+
+
+def test_hover_shows_the_moment(page: Any, served: Served, address: str) -> None:
+    opened(page, served, address)
     box = page.query_selector(".timeline canvas").bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + 40)
     page.mouse.move(box["x"] + box["width"] * 0.31, box["y"] + 40)
@@ -135,7 +142,8 @@ def test_hover_shows_the_moment(page: Any) -> None:
     assert page.inner_text(".timeline .tip b").startswith("0:01.8")
 
 
-def test_text_of_a_model_stays_text(page: Any) -> None:
+def test_text_of_a_model_stays_text(page: Any, served: Served, address: str) -> None:
+    opened(page, served, address)
     page.fill("input[aria-label='Filter events']", "script")
     until(page, "document.querySelectorAll('.event').length === 1")
     assert page.inner_text(".event b") == HOSTILE
