@@ -47,8 +47,8 @@ class ProgressDisplay:
             self._live.stop()
 
     def say(self, line: str) -> None:
-        if self._on:
-            self._console.print(line, style="dim", highlight=False)
+        if self._on or self._lines:
+            self._console.print(line, style="dim", highlight=False, soft_wrap=True)
 
     def show(self, progress: Progress) -> None:
         now = time.monotonic()

@@ -7,6 +7,7 @@ import json
 import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +25,25 @@ Make a small archive of generated videos, watch it, and ask what happened at som
 
 The videos are real files (H.264 in MP4, Matroska and MPEG-TS; one with a variable frame rate, one that starts at an
 hour, one upright, one under two names) in which shapes appear, move, meet, change and leave, words are shown, and
-scenes cut, fade, stand still or go black. What was drawn is known to the frame, so each answer stands beside the
-truth. Needs no network and no GPU; takes about a minute.
+scenes cut, fade, stand still or go black. A small Qwen3-VL mixture of experts, trained on such videos and part of the
+installation, watches them, its experts split between two processes. What was drawn is known to the frame, so each
+answer stands beside the truth. Needs no network and no GPU; takes about a minute.
 
 Running it again asks the log that is there already.
 """
 
 #: What can be known without understanding pictures; the rest is for a model that sees things.
 SIGNAL_KINDS = ("text", "cut", "fade_out", "fade_in", "dissolve", "black", "frozen")
-ASKED_KINDS = ("text", "black", "frozen", "cut")  # one question about each
+#: One question about each.
+ASKED_OF_SIGNALS = ("text", "black", "frozen", "cut")
+ASKED_OF_A_MODEL = ("meet", "change", "leave", "text")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="demo", metavar="DIR", help="where archive and log go (default: demo)")
     parser.add_argument("--archive-only", metavar="DIR", help="only make the archive, in DIR")
-    parser.add_argument("--model", default="signals", help="who watches (default: signals)")
+    parser.add_argument("--model", help="who watches (default: bundled; signals where the qwen extra is not installed)")
+    parser.add_argument("--ranks", type=int, default=2, help="processes that share a model's experts (default: 2)")
     parser.add_argument("--seed", type=int, default=SEED, help="another seed makes other videos")
 
 
@@ -49,13 +54,15 @@ def main(args: argparse.Namespace) -> int:
         return 0
     archive, log = Path(args.out, "archive"), Path(args.out, "log")
     truth = _make(console, archive, args.seed)
-    _watch(console, archive, log, args.model)
+    model = args.model or _model_at_hand(console)
+    _watch(console, archive, log, model, args.ranks)
 
     from pipeline.query import Query
 
     query = Query(str(log))
-    known = SIGNAL_KINDS if args.model == "signals" else None
-    for name, second in questions(truth):
+    known, kinds = (SIGNAL_KINDS, ASKED_OF_SIGNALS) if model == "signals" else (None, ASKED_OF_A_MODEL)
+    asked = questions(truth, kinds)
+    for name, second in asked:
         rows = query.at(_path(archive, name), second * SECOND_US).to_pylist()
         _answer(console, name, second, truth[name], rows, known)
     found = {
@@ -63,7 +70,7 @@ def main(args: argparse.Namespace) -> int:
         for name, events in truth.items()
     }
     _sum_up(console, truth, found, known)
-    _suggest(console, archive, log, *questions(truth)[0])
+    _suggest(console, archive, log, *asked[0])
     return 0
 
 
@@ -99,21 +106,35 @@ def _read_truth(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _watch(console: Console, archive: Path, log: Path, model: str) -> None:
+def _model_at_hand(console: Console) -> str:
+    if all(find_spec(package) for package in ("torch", "transformers", "llguidance")):
+        return "bundled"
+    console.print("Watched by signal analysers only: pip install 'secondsight[qwen]' for the model that sees things.")
+    return "signals"
+
+
+def _watch(console: Console, archive: Path, log: Path, model: str, ranks: int) -> None:
     from jobs.progress import ProgressDisplay, summary_lines
     from jobs.run import run
 
     began = time.monotonic()
     with ProgressDisplay() as display:
-        summary = run([str(archive)], str(log), model, on_progress=display.show, on_start=display.say)
+        summary = run(
+            [str(archive)],
+            str(log),
+            model,
+            ranks=None if model == "signals" else ranks,
+            on_progress=display.show,
+            on_start=display.say,
+        )
     for line in summary_lines(summary, time.monotonic() - began):
         console.print(line, soft_wrap=True)
 
 
-def questions(truth: Mapping[str, Sequence[TruthEvent]]) -> list[tuple[str, int]]:
-    """(video, second) to ask about: the middle of one event of each asked kind, each in another video if possible."""
+def questions(truth: Mapping[str, Sequence[TruthEvent]], kinds: Sequence[str]) -> list[tuple[str, int]]:
+    """(video, second) to ask about: the middle of one event of each of these kinds, each in another video."""
     asked: dict[str, int] = {}
-    for kind in ASKED_KINDS:
+    for kind in kinds:
         # Where most goes on at the same time the answer is most worth reading.
         candidates = [
             (sum(e.start_us < s + SECOND_US and s < e.end_us for e in events), name, s)
@@ -198,6 +219,7 @@ def _suggest(console: Console, archive: Path, log: Path, name: str, second: int)
     place = shlex.quote(str(log))
     for line in (
         f"secondsight query {place} --video {shlex.quote(name)} --at {second}",
+        f"secondsight serve {place}    # a web page: look, play, search",
         f"secondsight log {place}",
         f"secondsight evaluate {place} {shlex.quote(str(archive / TRUTH_FILE))} --moment cut=1",
         f'secondsight sql {place} "select kind, count(*) from events group by kind"',

@@ -27,7 +27,7 @@ def test_whole_demo(
     small: None, ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["demo"]) == 0
+    assert main(["demo", "--model", "signals"]) == 0
     said = capsys.readouterr().out
     assert "1 videos, 0:22 in all, in demo/archive" in said
     assert "What happened at second" in said and "first light.mp4?" in said
@@ -35,7 +35,7 @@ def test_whole_demo(
     assert "text 2 of 2" in said  # the title, and the words that the question is about
     assert "secondsight query demo/log --video 'first light.mp4' --at" in said
     drawn = os.stat("demo/archive/first light.mp4").st_mtime_ns
-    assert main(["demo"]) == 0
+    assert main(["demo", "--model", "signals"]) == 0
     again = capsys.readouterr().out
     assert "there already" in again
     assert again[again.index("What happened") :] == said[said.index("What happened") :]
@@ -68,7 +68,7 @@ def test_questions_ask_where_most_goes_on() -> None:
         "a.mp4": [TruthEvent(5 * S, 8 * S, "text", "ONE"), TruthEvent(6 * S, 9 * S, "move", "it moves")],
         "b.mp4": [TruthEvent(5 * S, 8 * S, "text", "TWO"), TruthEvent(9 * S, 12 * S, "black", "black")],
     }
-    assert command.questions(truth) == [("a.mp4", 6), ("b.mp4", 10)]
+    assert command.questions(truth, ("text", "black")) == [("a.mp4", 6), ("b.mp4", 10)]
 
 
 @pytest.mark.parametrize(
