@@ -43,7 +43,8 @@ def test_exit_status_and_summary(ray_session: None, make_clip: Any, tmp_path: Pa
     command = ["run", str(archive), "--log", log, *COLOURS]
     assert main(command) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("run ") and "1 videos" in out and len(out.splitlines()) == 1 and err == ""
+    assert out.startswith("run ") and "1 videos" in out and len(out.splitlines()) == 1
+    assert err.startswith("1 videos found") and len(err.splitlines()) == 1
     assert main(command) == 0
     assert capsys.readouterr().out == f"nothing to do: all 1 videos are in {log} already\n"
     (archive / "bad.mp4").write_text("no video")
@@ -58,8 +59,8 @@ def test_in_a_process_of_its_own_it_is_quiet_and_leaves_no_ray_behind(make_clip:
     make_clip(tmp_path / "a.mp4", 2)
     command = [sys.executable, "-m", "jobs.run", str(tmp_path / "a.mp4"), "--log", str(tmp_path / "log"), *COLOURS]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) == 1
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 1
+    assert done.stderr.startswith("1 videos found") and len(done.stderr.splitlines()) == 1
     left = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True)
     assert left.stdout == ""
 
@@ -99,12 +100,12 @@ def test_the_live_lines_hold_what_a_person_wants_to_know() -> None:
         assert part in said
 
 
-def test_the_display_is_silent_without_a_terminal() -> None:
+def test_without_a_terminal_only_what_is_said_before_the_work_is_shown() -> None:
     console = Console(file=io.StringIO(), force_terminal=False)
     with ProgressDisplay(console) as display:
         display.say("hello")
         display.show(Progress(found=1))
-    assert console.file.getvalue() == ""  # type: ignore[attr-defined]
+    assert console.file.getvalue() == "hello\n"  # type: ignore[attr-defined]
 
 
 def test_summaries_name_failures_but_not_without_end() -> None:

@@ -236,7 +236,6 @@ def test_a_hundred_thousand_events(browser: Any, tmp_path: Path) -> None:
     events = [
         event(i * hour // count, i * hour // count + (i % 9) * 30_000, f"kind {i % 5}", f"event {i}")
         for i in range(count)
-        for i in range(count)
     ]
     log.commit([video_result("long.mp4", events, duration_us=hour)])
     listening = socket.socket()
