@@ -260,7 +260,13 @@ class Trial:
             outcome.faults.append(
                 f"{fault.kind} at {time.monotonic() - began:.1f} s{self._do(fault, log, chance, outcome)}"
             )
-        self._world.finish(self._process)
+        try:
+            self._world.finish(self._process)
+        except RuntimeError:
+            if not any(fault.kind == "disk" for fault in faults):
+                raise
+            self._start(log, outcome)  # a log that cannot be written ends a run; there is room again now
+            self._world.finish(self._process)
         self._judge(log, truth, outcome)
         return outcome
 
