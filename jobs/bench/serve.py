@@ -139,6 +139,7 @@ def serve(log: str, ready: Any) -> None:
     guard: Any = create_app(Settings(log))
     beside(guard.app)
     listening = socket.socket()
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as jobs/serve/command.py does
     listening.bind(("127.0.0.1", 0))
     listening.listen(256)
     ready.put(listening.getsockname()[1])
