@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from jobs.demo.story import Style
 from jobs.train.checkpoint import build_model, prompt_tokenizer, save_checkpoint, system_text
 from jobs.train.hints import CELL_CLASSES, CLASSES, HintHeads
 from jobs.train.network import CONFIDENCE, TIME, AnswerLoss, Batch, Collator, Network, Outputs
@@ -27,6 +28,8 @@ from model.prompts import Prompt, load_prompt, read_prompt
 
 PROMPT = Path(__file__).parents[2] / "model" / "bundled" / "world.toml"
 GLANCES = 6  # pairs of frames for each window of a batch, while the vision tower learns alone
+#: Still pictures are rare in the world's videos, and are learned late when they are as rare in training.
+STORIES = Style(frozen=0.3)
 EASY = Difficulty(aspects=(1.0, 0.0, 0.0, 0.0), full=1.0, spoiled=0.0, titles=0.0)
 
 
@@ -74,7 +77,7 @@ class Batches(Dataset[Batch]):
         if step < recipe.look_steps:
             return self._collate(glances(seed, self.prompt, GLANCES * recipe.batch))
         difficulty = EASY if step < recipe.look_steps + recipe.easy_steps else Difficulty()
-        return self._collate(next(samples(seed, self.prompt, recipe.batch, difficulty)))
+        return self._collate(next(samples(seed, self.prompt, recipe.batch, difficulty, STORIES)))
 
 
 class Trainer:
