@@ -35,12 +35,13 @@ Of videos from seeds that training never saw, by the whole job (`python -m jobs.
 
 ## Curve
 
-`hints`, `parts`: losses of the hints about pairs of frames and about the parts of a picture. `right`: share of answer
-tokens (without times) that are right given those before them. `off`: median error of a time, s. `busiest`: load of the
-busiest expert over the mean of its layer, in the worst layer; 1 is even.
+`hints`, `times`: losses of the hints about what pairs of frames show, and when it began and ended. `glances`, `parts`:
+about the parts of a picture, in single scenes and in windows. `right`: share of answer tokens (without times) that are
+right given those before them. `off`: median error of a time, s. `busiest`: load of the busiest expert over the mean of
+its layer, in the worst layer; 1 is even.
 
-| step | loss | hints | parts | right | off | busiest |
-|---|---|---|---|---|---|---|
+| step | loss | hints | times | glances | parts | right | off | busiest |
+|---|---|---|---|---|---|---|---|---|
 {curve}
 
 ## Settings
@@ -59,7 +60,7 @@ def card(folder: Path, scores: Sequence[Mapping[str, Any]]) -> str:
     curve = [line for _, line in sorted({line["step"]: line for line in lines}.items())]  # done again: counts once
     text = config["text_config"]
     weights = sum(_product(shape) for shape in shapes)
-    columns = ("step", "loss", "hint", "cell", "right", "off_s", "busiest")
+    columns = ("step", "loss", "hint", "when", "glance", "cell", "right", "off_s", "busiest")
     rows = [f"| {' | '.join(str(line.get(name, '')) for name in columns)} |" for line in _thinned(curve)]
     return _CARD.format(
         millions=weights / 1e6,

@@ -18,7 +18,7 @@ from torch import nn
 from jobs.demo.shapes import ANGLES, SHAPES, outline
 from jobs.demo.truth import events
 from jobs.demo.world import COLOURS, World, pose
-from jobs.train.samples import Sample
+from jobs.train.samples import TENTH_US, Sample
 from jobs.train.tokens import SHOWN
 
 _DOING = ("", "appears", "left", "right", "up", "down", "turns", "becomes", "grows", "shrinks", "meets", "leaves")
@@ -37,6 +37,11 @@ _THING = 4 + _DIRECTIONS
 #: and how far it reaches in each direction; then the words shown there, with the tens and the ones of a number.
 CELL_CLASSES = (*(len(SHAPES) + 1, len(_COLOURS), _BINS, _BINS, *[_REACHES] * _DIRECTIONS) * 2, len(_WORDS), 11, 11)
 _UNASKED = -100  # of what is not there
+
+_SUBJECTS = (
+    len(_COLOURS) + 3
+)  # whose times are asked after: each colour; the screen, whether it stands still, the words
+_TENTHS = 40
 
 
 def hints(sample: Sample) -> npt.NDArray[np.int64]:
@@ -79,6 +84,33 @@ def _hint(row: npt.NDArray[np.int64], kind: str, text: str) -> None:
         _, colour, _, verb, *rest = text.split()
         verb = rest[0] if verb == "moves" else verb
         row[n + _COLOURS.index(colour)] = _DOING.index(verb)
+
+
+def whens(sample: Sample) -> npt.NDArray[np.int64]:
+    """How many tenths of a second before the second frame of each pair what is going on there began, and what has ended
+    since the pair before did so, [pairs, 2 * subjects]."""
+    times = [t + sample.start_us for t in sample.frame_us]
+    times += times[-1:] * (len(times) % 2)
+    found = np.full((len(times) // 2, 2, _SUBJECTS), _UNASKED, np.int64)
+    before = sample.start_us
+    meant = [e for e in events(sample.world) if e.end_us >= before and e.start_us <= times[-1]]
+    for (began, ended), second in zip(found, times[1::2], strict=True):
+        for event in meant:
+            subject = _subject(event.kind, event.text)
+            if sample.start_us <= event.start_us <= second and event.end_us > before:
+                began[subject] = min((second - event.start_us) // TENTH_US, _TENTHS - 1)
+            if before < event.end_us <= second:
+                ended[subject] = min((second - event.end_us) // TENTH_US, _TENTHS - 1)
+        before = second
+    return found.reshape(-1, 2 * _SUBJECTS)
+
+
+def _subject(kind: str, text: str) -> int:
+    if kind == "frozen":
+        return len(_COLOURS) + 1
+    if kind == "text":
+        return len(_COLOURS) + 2
+    return len(_COLOURS) if text in _SCREEN else _COLOURS.index(text.split()[1])
 
 
 def cells(sample: Sample) -> npt.NDArray[np.int64]:
@@ -148,3 +180,17 @@ class HintHeads(nn.Module):
                 loss = F.cross_entropy(logits, wanted[:, question], ignore_index=_UNASKED, reduction="sum")
                 total = total + loss / (wanted[:, question] != _UNASKED).sum().clamp(min=1)
         return total / (len(features) * len(self.classes))
+
+
+class TimeHead(nn.Module):
+    """Output layer for `whens`."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = nn.Linear(width, 2 * _SUBJECTS * _TENTHS)
+
+    def loss(self, features: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy, mean over what is asked. `features` [pairs, width]; `wanted` [pairs, 2 * subjects]."""
+        logits = self.heads(features).float().view(-1, _TENTHS)
+        asked = (wanted != _UNASKED).sum().clamp(min=1)
+        return F.cross_entropy(logits, wanted.flatten(), ignore_index=_UNASKED, reduction="sum") / asked

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
 from jobs.train.checkpoint import CHAT_TEMPLATE, MERGE, PATCH, TEMPORAL, system_text
-from jobs.train.hints import cells, hints
+from jobs.train.hints import cells, hints, whens
 from jobs.train.samples import Sample, answer
 from jobs.train.tokens import BEFORE_CONFIDENCE, BEFORE_KIND, BEFORE_TIME, MOST_TENTHS, token_id
 from model.prompts import Prompt
@@ -37,8 +37,8 @@ _NEAR_TENTHS = 3  # a time this near counts as found when the model's confidence
 class Batch:
     """`ids` int64 [B, L]; `at` [4, B, L] MRoPE positions; `seen` bool [B, L] vision tokens; `ends` [B * P] places in
     the flattened ids where each pair's last token stands; `video` uint8 [B * T, 3, h, w], T even; `asked` places
-    before, and `wanted` ids of, the answers' tokens; `role` of each of them: PLAIN, TIME, ...; `hints` [B * P,
-    questions] and `cells` [B * P * tokens, questions]; `real` bool [B, L]: not padding.
+    before, and `wanted` ids of, the answers' tokens; `role` of each of them: PLAIN, TIME, ...; `hints` and
+    `whens` [B * P, questions], `cells` [B * P * tokens, questions]; `real` bool [B, L]: not padding.
     """
 
     ids: Tensor
@@ -50,6 +50,7 @@ class Batch:
     wanted: Tensor
     role: Tensor
     hints: Tensor
+    whens: Tensor
     cells: Tensor
     real: Tensor
 
@@ -104,6 +105,7 @@ class Collator:
             torch.tensor([token for a in answers for token in a]),
             torch.tensor([self._role(before, token) for a in answers for before, token in pairwise([-1, *a])]),
             torch.cat([torch.from_numpy(hints(s)) for s in samples]),
+            torch.cat([torch.from_numpy(whens(s)) for s in samples]),
             torch.cat([torch.from_numpy(cells(s)) for s in samples]),
             real,
         )

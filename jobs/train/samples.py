@@ -124,7 +124,7 @@ def _still_life(rng: np.random.Generator, width: float, height: float) -> World:
         )[rng.choice(4, p=(0.5, 0.3, 0.1, 0.1))]
         things.append(Thing(shape, colours.pop(), float(x), float(y), float(size), acts))
     captions: tuple[Caption, ...] = ()
-    if (chance := rng.random()) < 0.7:
+    if (chance := rng.random()) < 0.85:
         title = _title(rng, Difficulty(titles=1.0)) if chance < 0.1 else None
         captions = (Caption(title or _words(rng), 0, end_us, "title" if title else "lower"),)
     scene = Scene(*background, random_glows(rng, width, height), tuple(things), captions)

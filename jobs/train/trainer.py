@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from jobs.demo.story import Style
 from jobs.train.checkpoint import build_model, prompt_tokenizer, save_checkpoint, system_text
-from jobs.train.hints import CELL_CLASSES, CLASSES, HintHeads
+from jobs.train.hints import CELL_CLASSES, CLASSES, HintHeads, TimeHead
 from jobs.train.network import CONFIDENCE, TIME, AnswerLoss, Batch, Collator, Network, Outputs
 from jobs.train.optimizer import optimizers
 from jobs.train.samples import Difficulty, glances, samples
@@ -36,9 +36,10 @@ EASY = Difficulty(aspects=(1.0, 0.0, 0.0, 0.0), full=1.0, spoiled=0.0, titles=0.
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """What decides the weights, besides the number of steps. `look_steps`: in which the vision tower learns alone, from
-    hints on pairs of frames. After these, `look_every` how many steps it learns too, and for `easy_steps` there is one
-    frame size and only whole windows. `slack_s`: how near a time counts as right. `hint`, `cell` and `balance`: weights
-    of these losses beside the answer's.
+    hints on pairs of frames. After these, each `glance_every`th step is such a step too, of the others each
+    `look_every`th changes the tower too, and for `easy_steps` there is one frame size and only whole windows.
+    `slack_s`: how near a time counts as right. `hint`, `when`, `cell` and `balance`: weights of these losses beside the
+    answer's.
     """
 
     seed: int = 1
@@ -47,13 +48,19 @@ class Recipe:
     lr: float = 2e-3
     warmup: int = 100
     look_steps: int = 2600
+    glance_every: int = 4
     look_every: int = 3
     easy_steps: int = 1000
     slack_s: float = 0.12
     hint: float = 4.0
+    when: float = 0.3
     cell: float = 2.0
     balance: float = 0.02
     average: float = 0.998
+
+    def glances(self, step: int) -> bool:
+        """Whether the vision tower learns alone in this step."""
+        return step < self.look_steps or (self.glance_every > 0 and step % self.glance_every == 1)
 
 
 class Batches(Dataset[Batch]):
@@ -74,7 +81,7 @@ class Batches(Dataset[Batch]):
                 model = build_model(tokenizer, self.recipe.size)
             self._collate = Collator(model, tokenizer, self.prompt)
         recipe, seed = self.recipe, [self.recipe.seed, step]
-        if step < recipe.look_steps:
+        if recipe.glances(step):
             return self._collate(glances(seed, self.prompt, GLANCES * recipe.batch))
         difficulty = EASY if step < recipe.look_steps + recipe.easy_steps else Difficulty()
         return self._collate(next(samples(seed, self.prompt, recipe.batch, difficulty, STORIES)))
@@ -93,10 +100,12 @@ class Trainer:
         self.hints = HintHeads(CLASSES, text.hidden_size, text.hidden_size).to(self.device)
         deep = len(self.model.config.vision_config.deepstack_visual_indexes)
         self.cells = HintHeads(CELL_CLASSES, *[text.hidden_size] * (1 + deep)).to(self.device)
+        self.whens = TimeHead(text.hidden_size).to(self.device)
         self.average: Any = copy.deepcopy(self.model).requires_grad_(False)
         self.loss = AnswerLoss(self.tokenizer, text.vocab_size, recipe.slack_s).to(self.device)
         self.network = Network(self.model)
         self._learning: dict[str, nn.Module] = {"model": self.model, "hints": self.hints, "cells": self.cells}
+        self._learning["whens"] = self.whens
         self.optimizers = optimizers(self._learning.values(), recipe.lr)
         self._modules = {**self._learning, "average": self.average}
         tokens = hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()[:16]
@@ -107,7 +116,7 @@ class Trainer:
         """One step at `rate` of the full learning rate; figures for the curve."""
         batch = batch.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            if self.step < self.recipe.look_steps:
+            if self.recipe.glances(self.step):
                 loss, figures = self._looking(batch)
             else:
                 loss, figures = self._answering(batch)
@@ -124,7 +133,7 @@ class Trainer:
 
     def _looking(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         cell = self.cells.loss(self.network.look(batch), batch.cells)
-        return cell, {"cell": cell.item()}
+        return cell, {"glance": cell.item()}
 
     def _answering(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         recipe, looking = self.recipe, self.step % self.recipe.look_every == 0
@@ -132,8 +141,9 @@ class Trainer:
         logits = self.model.lm_head(out.answers)
         answer = self.loss(logits, batch.wanted, batch.role)
         hint = self.hints.loss(out.pairs, batch.hints)
-        loss = answer + recipe.hint * hint + recipe.balance * out.balance
-        figures = {"loss": answer.item(), "hint": hint.item(), **self._figures(batch, logits, out)}
+        when = self.whens.loss(out.pairs[0], batch.whens)
+        loss = answer + recipe.hint * hint + recipe.when * when + recipe.balance * out.balance
+        figures = {"loss": answer.item(), "hint": hint.item(), "when": when.item(), **self._figures(batch, logits, out)}
         if looking:
             cell = self.cells.loss(out.tokens, batch.cells)
             loss, figures["cell"] = loss + recipe.cell * cell, cell.item()

@@ -25,7 +25,7 @@ from jobs.demo.truth import TruthEvent, events  # noqa: E402
 from jobs.demo.world import COLOURS  # noqa: E402
 from jobs.train.card import card  # noqa: E402
 from jobs.train.checkpoint import build_model, prompt_tokenizer, save_checkpoint, system_text  # noqa: E402
-from jobs.train.hints import CELL_CLASSES, CLASSES, cells, hints  # noqa: E402
+from jobs.train.hints import CELL_CLASSES, CLASSES, cells, hints, whens  # noqa: E402
 from jobs.train.network import CONFIDENCE, KIND, PATCHES, TIME, AnswerLoss, Collator, Network, experts_forward  # noqa: E402
 from jobs.train.optimizer import Muon, orthogonal  # noqa: E402
 from jobs.train.samples import ACTS, Difficulty, answer, samples, told_of  # noqa: E402
@@ -41,7 +41,7 @@ from pipeline.reduce import reduce_events  # noqa: E402
 
 WORLD = load_prompt(str(PROMPT))
 TOKENIZER = prompt_tokenizer(WORLD)
-TINY = Recipe(size="tiny", batch=3, warmup=2, look_steps=0, easy_steps=1)
+TINY = Recipe(size="tiny", batch=3, warmup=2, look_steps=0, easy_steps=1, glance_every=0)
 
 
 @pytest.fixture(autouse=True)
@@ -173,6 +173,25 @@ def test_hints_tell_what_is_there() -> None:
                 assert found[pair, 18] > 0
             if event.kind == "frozen" and pair is not None and s.frame_us[2 * pair] < event.end_us - 100_000:
                 assert found[pair, 17] == 1
+
+
+def test_hints_tell_when_things_began_and_ended() -> None:
+    """A window's captions are found by the words of hints, and begin and end when the answer says."""
+    asked = 0
+    for s in next(samples([1, 2], WORLD, 24, Difficulty(full=1.0))):
+        began, ended = whens(s).reshape(len(s.frame_us) // 2, 2, -1).swapaxes(0, 1)
+        words = [e for e in events(s.world) if e.kind == "text"]
+        for edge, tenths in (("start_us", began[:, -1]), ("end_us", ended[:, -1])):
+            times = [getattr(e, edge) - s.start_us for e in words]
+            for i in np.flatnonzero(tenths >= 0):
+                ago = int(tenths[i]) * 100_000
+                apart = [s.frame_us[2 * i + 1] - ago - t for t in times]
+                assert any(a >= 0 and (a < 100_000 or ago == 3_900_000) for a in apart)  # the last: or longer ago
+                asked += 1
+        for event in s.told:
+            if event.kind == "text" and event.start_us > 100_000 and event.end_us < s.frame_us[-1] - 100_000:
+                assert (ended[:, -1] >= 0).any() and (began[:, -1] >= 0).any()
+    assert asked > 30
 
 
 def test_hints_tell_what_stands_in_each_part_of_the_picture() -> None:
@@ -330,7 +349,7 @@ def test_the_vision_tower_learns_alone_at_first(tmp_path: Path) -> None:
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     batch = Batches(recipe, WORLD)[0]
     curve = [trainer.learn(batch, 1.0) for _ in range(30)]
-    assert curve[-1]["cell"] < 0.9 * curve[0]["cell"] and "loss" not in curve[0]
+    assert curve[-1]["glance"] < 0.9 * curve[0]["glance"] and "loss" not in curve[0]
     for name, value in trainer.model.state_dict().items():
         assert torch.equal(value, before[name]) == (".visual." not in name), name
     assert "loss" in trainer.learn(batch, 1.0)
@@ -341,7 +360,7 @@ def weights(trainer: Trainer) -> dict[str, Any]:
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
-    recipe = replace(TINY, look_steps=3)
+    recipe = replace(TINY, look_steps=1, glance_every=2)  # looks in steps 0, 1 and 3
     whole = Trainer(tmp_path / "whole", recipe)
     train(whole, steps=4, decay=2, report=2, save=4)
     train(Trainer(tmp_path / "parts", recipe), steps=2, report=2, save=2)
