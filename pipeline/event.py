@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from json.encoder import encode_basestring as _quoted
 from typing import Any
 
+from pipeline.features.vectors import FrameFeatures
 from pipeline.plan import Window
 
 
@@ -33,7 +34,8 @@ class WindowEvent:
 
 @dataclass(frozen=True, slots=True)
 class WindowEvents:
-    """A model's whole answer about one window. `answer` is the raw text where the model has one."""
+    """A model's whole answer about one window. `answer` is the raw text where the model has one, `features` what its
+    eye made of the frames."""
 
     window: Window
     events: tuple[WindowEvent, ...]
@@ -42,6 +44,7 @@ class WindowEvents:
     output_tokens: int = 0
     truncated: bool = False
     answer: str | None = None
+    features: FrameFeatures | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ content never changes, so two runs at once may both write.
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import time
@@ -19,6 +20,7 @@ from typing import Any
 
 from pipeline.errors import LogError
 from pipeline.event import WindowEvent, WindowEvents
+from pipeline.features.vectors import FrameFeatures
 from pipeline.log.store import Store, fresh_name
 from pipeline.plan import Window
 
@@ -120,6 +122,7 @@ def _plain(kept: KeptWindow) -> dict[str, Any]:
         "output_tokens": said.output_tokens,
         "truncated": said.truncated,
         "answer": said.answer,
+        "features": None if said.features is None else _plain_features(said.features),
         "events": [
             [
                 e.start_us,
@@ -135,6 +138,20 @@ def _plain(kept: KeptWindow) -> dict[str, Any]:
             for e in said.events
         ],
     }
+
+
+def _plain_features(features: FrameFeatures) -> list[Any]:
+    return [features.made_by, features.at_us, base64.b64encode(features.data).decode()]
+
+
+def _parsed_features(plain: Any) -> FrameFeatures | None:
+    """Raises ValueError, TypeError for what is no features."""
+    if plain is None:
+        return None
+    made_by, at_us, data = plain
+    features = FrameFeatures(str(made_by), tuple(int(t) for t in at_us), base64.b64decode(data, validate=True))
+    assert features.vectors is not None  # raises where the bytes are none
+    return features
 
 
 def _is_json(attributes: object) -> bool:
@@ -171,6 +188,7 @@ def _parsed(plain: dict[str, Any], expected: Mapping[int, Window]) -> KeptWindow
         int(plain["output_tokens"]),
         bool(plain["truncated"]),
         None if answer is None else str(answer),
+        _parsed_features(plain.get("features")),
     )
     return KeptWindow(
         window,

@@ -75,6 +75,7 @@ def _window_record(answer: Answer) -> WindowRecord:
         output_tokens=said.output_tokens,
         truncated=said.truncated,
         answer=said.answer,
+        features=said.features,
     )
 
 

@@ -15,4 +15,4 @@ PROMPT = FOLDER / "world.toml"
 
 _FACTORY = QwenFactory(str(FOLDER), prompt=str(PROMPT))
 profile, load, load_rank = _FACTORY.profile, _FACTORY.load, _FACTORY.load_rank
-for_cluster, summarise = _FACTORY.for_cluster, _FACTORY.summarise
+for_cluster, summarise, pictures = _FACTORY.for_cluster, _FACTORY.summarise, _FACTORY.pictures

@@ -22,6 +22,8 @@ from pipeline.plan import Sampling, Windowing
 if TYPE_CHECKING:
     import torch.distributed as dist
 
+    from model.pictures import PictureEmbedder
+
 #: Raised when the same weights and prompt would be asked or understood in another way.
 BEHAVIOUR_VERSION = 1
 VERIFY_VERSION = 1
@@ -44,7 +46,8 @@ class QwenSettings:
     of an earlier run, with `expert_replicas` second copies of the most loaded experts in each layer.
 
     `verify`: events of less confidence than this are looked at a second time (verify.py); `verify_kinds`: and all
-    events of these kinds.
+    events of these kinds. `features`: whether what the vision tower made of the frames is kept beside the log, for
+    searching by picture (no part of the identity: the events are the same).
     """
 
     prompt: str = DEFAULT_PROMPT
@@ -62,6 +65,7 @@ class QwenSettings:
     expert_load: Sequence[Sequence[int]] | None = None
     verify: float = 0.0
     verify_kinds: Sequence[str] = ()
+    features: bool = True
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> QwenSettings:
@@ -85,6 +89,8 @@ class QwenSettings:
         number = isinstance(chosen.verify, (int, float)) and not isinstance(chosen.verify, bool)
         if not number or not 0 <= chosen.verify <= 1:
             raise UsageError(f"--verify {chosen.verify}: a confidence from 0 to 1")
+        if not isinstance(chosen.features, bool):
+            raise UsageError(f"features = {chosen.features!r}: true or false")
         if isinstance(chosen.verify_kinds, str) or not all(isinstance(kind, str) for kind in chosen.verify_kinds):
             raise UsageError(f"--verify-kinds: {chosen.verify_kinds!r} is no list of kinds")
         return chosen
@@ -208,6 +214,12 @@ class QwenFactory:
                 "rank_imbalance": float(np.mean(ranks)),
             }
         return told
+
+    def pictures(self) -> PictureEmbedder:
+        """The vision tower alone, for searching by picture. Raises ModelError."""
+        from model.qwen3_vl.pictures import PictureEmbedder
+
+        return PictureEmbedder(self.path)
 
     def load(self, settings: Mapping[str, Any]) -> Model:
         """The whole model in this process."""

@@ -18,17 +18,20 @@ import torch.distributed as dist
 from model.checkpoint.load import LoadedModel
 from model.qwen3_vl.cache import Prefix, RoomyCache
 from model.qwen3_vl.grammar import Constraint, forbid
+from model.qwen3_vl.pictures import pooled
 from model.qwen3_vl.prompt import TokenizedPrompt, positions
 from model.qwen3_vl.vision import VisionEncoder
 
 
 @dataclass(slots=True)
 class Request:
-    """One window to be answered. `video` uint8 [T', 3, h, w], resized."""
+    """One window to be answered. `video` uint8 [T', 3, h, w], resized. `seen`, once it was looked at: one vector
+    float32 [pairs, D] for each temporal pair (pictures.py)."""
 
     prompt: TokenizedPrompt
     video: torch.Tensor
     constraint: Constraint | None = None
+    seen: torch.Tensor | None = None
 
 
 @dataclass(slots=True)
@@ -201,7 +204,10 @@ class _Batch:
         self._next_at = torch.tensor(next_at, device=device).T[:, :, None]
         self._cache = RoomyCache(generator._layers, begun + width + generator.max_new_tokens, prefix)
 
-        features = torch.cat(generator.vision.encode([r.video for r in self._requests]), dim=1)
+        encoded = generator.vision.encode([r.video for r in self._requests])
+        for request, levels in zip(self._requests, encoded, strict=True):
+            request.seen = pooled(levels, len(request.video) // generator.vision.config.temporal)
+        features = torch.cat(encoded, dim=1)
         embeds = generator.loaded.model.get_input_embeddings()(ids.to(device))
         seen = seen.to(device)
         embeds[seen] = features[0].to(embeds.dtype)

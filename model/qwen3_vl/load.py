@@ -69,7 +69,9 @@ def load_watcher(
     encoder = VisionEncoder(loaded.model.model.visual, files.patches, FeatureCache(chosen.vision_cache_mib << 20))
     generator = Generator(loaded, encoder, prompts.prefix, files.end_ids, chosen.max_new_tokens, chosen.batch_tokens)
     grammar = Grammar(files.tokenizer_json, vocabulary, min(files.end_ids))
-    watcher = QwenWatcher(generator, prompts, grammar, tokenizer, files.patches, prompt.answer, chosen.doubt)
+    watcher = QwenWatcher(
+        generator, prompts, grammar, tokenizer, files.patches, prompt.answer, chosen.doubt, chosen.features
+    )
     _warm_up(watcher)
     return watcher
 

@@ -13,6 +13,7 @@ from model.qwen3_vl.answer import answer_schema, parse_answer
 from model.qwen3_vl.generate import Answer, Generator, Request
 from model.qwen3_vl.grammar import Grammar
 from model.qwen3_vl.patches import grid, resize
+from model.qwen3_vl.pictures import window_features
 from model.qwen3_vl.prompt import PromptBuilder
 from model.qwen3_vl.sizes import PatchConfig
 from model.qwen3_vl.verify import VERDICTS, Doubt, Look, Verdict, as_line, first_look, judge, second_look
@@ -24,7 +25,7 @@ from pipeline.plan import Window
 
 class QwenWatcher:
     """One rank of a loaded Qwen3-VL, a `Model`. `form` is what an answer may hold; `doubt`, what is looked at twice
-    (the windows' frames are then `DENSER` times as dense)."""
+    (the windows' frames are then `DENSER` times as dense); `features`: whether answers carry what was seen."""
 
     def __init__(
         self,
@@ -35,10 +36,11 @@ class QwenWatcher:
         patches: PatchConfig,
         form: AnswerForm,
         doubt: Doubt | None = None,
+        features: bool = True,
     ) -> None:
         self.generator, self.prompts, self.grammar = generator, prompts, grammar
         self.tokenizer, self.patches, self.form = tokenizer, patches, form
-        self.doubt = doubt
+        self.doubt, self.features = doubt, features
         self.verdicts: dict[Verdict, int] = dict.fromkeys(VERDICTS, 0)
 
     def watch(self, batch: Sequence[tuple[Window, Frames]], together: bool = False) -> list[WindowEvents]:
@@ -148,7 +150,12 @@ class QwenWatcher:
 
     def _events(self, window: Window, frames: Frames, request: Request, answer: Answer) -> WindowEvents:
         text = self.tokenizer.decode(answer.tokens, skip_special_tokens=True)
-        events, whole = parse_answer(text, self.form, window.end_us - window.start_us, _relative_us(window, frames))
+        times = _relative_us(window, frames)
+        events, whole = parse_answer(text, self.form, window.end_us - window.start_us, times)
+        features = None
+        if self.features and request.seen is not None:
+            weights_hash = self.generator.loaded.checkpoint.weights_hash
+            features = window_features(weights_hash, request.seen, times, self.patches)
         return WindowEvents(
             window,
             events,
@@ -157,6 +164,7 @@ class QwenWatcher:
             output_tokens=len(answer.tokens),
             truncated=not (whole and answer.complete),
             answer=text,
+            features=features,
         )
 
 

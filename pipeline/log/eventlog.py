@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline.errors import LogError
+from pipeline.features.kept import write_features
 from pipeline.log import rows
 from pipeline.log.datafile import ROW_GROUP, Written, write_data_file
 from pipeline.log.delta import Delta, create_table
@@ -260,7 +261,7 @@ class EventLog:
             spans = noted.spans(stem, events.footer) if events else {}
             self._index(stem, entries_of(group, spans, now_us), ())
             files = [written.file for written in (events, windows, videos) if written is not None]
-            self._store.sync([f.path for f in files])
+            self._store.sync([*(f.path for f in files), *write_features(self._store, stem, group)])
         return files
 
     def _index(self, stem: str, entries: Iterable[Entry], names: Iterable[tuple[str, str]]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipeline.event import Event
+from pipeline.features.vectors import FrameFeatures
 from pipeline.plan import Window
 
 Status = Literal["done", "failed", "quarantined"]
@@ -29,7 +30,8 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class WindowRecord:
-    """Where a window's events came from. `frame_us`: times of the frames the model saw, on the video's timeline."""
+    """Where a window's events came from. `frame_us`: times of the frames the model saw, on the video's timeline.
+    `features` are kept beside the tables (pipeline/features)."""
 
     window: Window
     frame_us: Sequence[int]
@@ -41,6 +43,7 @@ class WindowRecord:
     output_tokens: int = 0
     truncated: bool = False
     answer: str | None = None
+    features: FrameFeatures | None = None
 
 
 @dataclass(frozen=True, slots=True)
