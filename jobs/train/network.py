@@ -30,7 +30,9 @@ from model.qwen3_vl.sizes import PatchConfig
 PATCHES = PatchConfig(patch=PATCH, temporal=TEMPORAL, merge=MERGE)
 #: What an answer's token is: that another event comes, a start or end, a kind, a confidence, or anything else.
 PLAIN, BEGIN, TIME, KIND, CONFIDENCE = range(5)
-_NEAR_TENTHS = 3  # a time this near counts as found when the model's confidence is reckoned
+#: A time this near counts as found when the model's confidence is reckoned, or one nearer than a quarter of its event's
+#: length: the tIoU is 0.5 then, however both ends are off.
+_NEAR_TENTHS = 3
 
 
 @dataclass(slots=True)
@@ -259,7 +261,8 @@ class AnswerLoss(nn.Module):
 
     A time is wanted with some slack: a Gaussian of `slack_s` around it, so that near misses are better than far ones.
     The confidence that is wanted of an event is the chance that the model itself gave to it: to there being one more
-    event, to times within 0.3 s, to its kind. So it learns to write down how sure it is while it learns to be right.
+    event, to its kind, to times near the right ones. So it learns to write down how sure it is while it learns to be
+    right.
     """
 
     def __init__(self, tokenizer: Tokenizer, vocabulary: int, slack_s: float) -> None:
@@ -269,7 +272,7 @@ class AnswerLoss(nn.Module):
         apart = (torch.arange(len(times))[:, None] - torch.arange(len(times))).abs()
         weights = torch.exp(-0.5 * (apart / 10 / slack_s) ** 2) if slack_s else (apart == 0).float()
         self.times, self.soft = nn.Buffer(times), nn.Buffer(weights / weights.sum(1, keepdim=True))
-        self.near = nn.Buffer((apart <= _NEAR_TENTHS).float())
+        self.apart = nn.Buffer(apart)
         self.levels = nn.Buffer(torch.tensor([token_id(tokenizer, f"0.{n:02}") for n in range(5, 100, 10)]))
 
     def forward(self, logits: Tensor, wanted: Tensor, role: Tensor) -> Tensor:
@@ -286,7 +289,10 @@ class AnswerLoss(nn.Module):
         """The chance [events] of each event, from the log chances [tokens, vocabulary] of answers one after another."""
         told = chances.gather(1, wanted[:, None])[:, 0]
         is_time = role == TIME
-        near = (self.near[self.tenth[wanted[is_time]]] * chances[is_time][:, self.times].exp()).sum(1)
+        tenths = self.tenth[wanted[is_time]]
+        lengths = (tenths[1::2] - tenths[::2]).repeat_interleave(2)  # each event says when it starts, then when it ends
+        found = self.apart[tenths] <= (lengths // 4).clamp(min=_NEAR_TENTHS)[:, None]
+        near = (found * chances[is_time][:, self.times].exp()).sum(1)
         told[is_time] = near.clamp(1e-9, 1).log()
         told[(role == PLAIN) | (role == CONFIDENCE)] = 0
         event = torch.cumsum(role == CONFIDENCE, 0) - (role == CONFIDENCE).long()

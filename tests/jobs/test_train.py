@@ -270,14 +270,14 @@ def test_experts_take_each_token_once_even_where_some_get_none() -> None:
 def test_near_times_cost_less_than_far_ones() -> None:
     loss = AnswerLoss(TOKENIZER, 712, slack_s=0.12)
     ids = [TOKENIZER.token_to_id(t) for t in ("3.0", "3.1", "5.0")]
-    wanted, role = torch.tensor([ids[0]]), torch.tensor([TIME])
+    wanted, role = torch.tensor([ids[0], ids[2]]), torch.tensor([TIME, TIME])
     costs = []
     for said in ids:
-        logits = torch.zeros(1, 712)
-        logits[0, said] = 9.0
+        logits = torch.zeros(2, 712)
+        logits[0, said] = logits[1, ids[2]] = 9.0
         costs.append(float(loss(logits, wanted, role)))
     assert costs[0] < costs[1] < costs[2]
-    assert float(loss(logits, torch.tensor([ids[2]]), torch.tensor([KIND]))) < 0.1
+    assert float(loss(logits[:1], torch.tensor([ids[2]]), torch.tensor([KIND]))) < 0.1
 
 
 def test_the_confidence_wanted_is_the_chance_that_was_given() -> None:
@@ -300,6 +300,8 @@ def test_the_confidence_wanted_is_the_chance_that_was_given() -> None:
     times = (collated.role == TIME).nonzero()[:, 0]
     logits[times[5]] = -20.0
     logits[times[5], TOKENIZER.token_to_id("2.4")] = 20.0  # near the end of the third event
+    logits[times[3]] = -20.0
+    logits[times[3], TOKENIZER.token_to_id("6.3")] = 20.0  # 1.7 s from the end of the second, which lasts for 7 s
     found = loss.sureness(logits.log_softmax(-1), collated.wanted, collated.role)
     assert found.tolist() == pytest.approx([1.0, 0.5, 1.0])
     levels = [TOKENIZER.id_to_token(int(i)) for i in loss.levels]
