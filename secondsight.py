@@ -22,6 +22,7 @@ from pipeline.errors import SecondsightError, UsageError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from pipeline.features.search import Moment, PictureSearch
     from pipeline.query import Anchor, Query
     from pipeline.query.question import Videos
     from pipeline.search import Hit, Search
@@ -107,6 +108,22 @@ class Log:
         self._search.update()
         return self._search.find(words, **how)
 
+    def search_image(self, image: str, model: str | None = None, **only: Any) -> list[Moment]:
+        """The moments that look most like a picture file, by the model that watched (`model`: where it lies; None: the
+        bundled one); `only`: see pipeline.features.search.PictureSearch.find. Raises UsageError where the log holds no
+        vision features."""
+        from jobs.picturing import embedded
+        from pipeline.features.search import read_picture
+
+        pixels = read_picture(image)
+        self._pictures.update()
+        return self._pictures.find(*embedded(self._pictures, pixels, model), **only)
+
+    def search_like(self, video: str, time: Time, **only: Any) -> list[Moment]:
+        """The moments that look most like one of a video; `only` as for `search_image`."""
+        self._pictures.update()
+        return self._pictures.find(*self._pictures.like(video, _us(time), only.get("run")), **only)
+
     def ask(self, question: str, **how: Any) -> Found:
         """The events that answer a question in a person's words; `how`: see pipeline.search.ask.ask.
         `pipeline.search.answer.answer` has a language model put them into words."""
@@ -131,6 +148,12 @@ class Log:
         from pipeline.search import Search
 
         return Search(self.uri)
+
+    @cached_property
+    def _pictures(self) -> PictureSearch:
+        from pipeline.features.search import PictureSearch
+
+        return PictureSearch(self.uri)
 
     @cached_property
     def _log(self) -> Any:

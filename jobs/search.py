@@ -1,4 +1,4 @@
-"""secondsight search: events by what they say."""
+"""secondsight search: events by what they say, moments by how they look."""
 
 from __future__ import annotations
 
@@ -27,6 +27,12 @@ Words are optional, the rarer the weightier; "in quotes" they stand together, +w
 word* is the beginning of a word. A word that no event has is looked for with one letter changed. English words are
 found by their stem; Chinese, Japanese, Korean and Thai by their characters.
 
+  secondsight search LOG --image still.jpg --limit 5
+  secondsight search LOG --like match.mp4 --at 1:02:45
+
+find the moments whose frames look most like a picture, or like another moment, by the vision features that a Qwen3-VL
+(`run --model bundled`, or a checkpoint: name it with --model) leaves beside the log; a log without them says so.
+
 The index lies in LOG/_search (of a log in an object store, or one that is only read: in the user's cache folder, or
 under $SECONDSIGHT_CACHE). It is brought up to date with the log before each search and can be deleted at any time."""
 
@@ -46,20 +52,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", metavar="N", type=int, default=20, help="hits to show (default: 20)")
     parser.add_argument("--offset", metavar="N", type=int, default=0, help="hits to pass over (default: 0)")
     parser.add_argument("--rebuild", action="store_true", help="make the index anew first")
-    parser.add_argument(
-        "--image", metavar="FILE", help="search by a picture: no model gives what this needs (see docs)"
-    )
+    parser.add_argument("--image", metavar="FILE", help="moments that look like this picture (JPEG, PNG, WebP)")
+    parser.add_argument("--model", metavar="PATH", help="the checkpoint that watched, for --image (default: bundled)")
+    parser.add_argument("--like", metavar="NAME", help="moments that look like the one --at this time of this video")
+    parser.add_argument("--at", metavar="T", help="the time, for --like")
     add_format(parser)
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.image is not None or args.like is not None:
+        from jobs.lookalike import main as by_look
+
+        return by_look(args)
     from pipeline.search import Search
 
-    if args.image is not None:
-        raise UsageError(
-            "--image: no model here gives features of frames that could be compared with a picture's, and no log holds"
-            " any; search by words instead"
-        )
     text = " ".join(args.text)
     if not text and not args.rebuild:
         raise UsageError("nothing to search for: write at least one word")

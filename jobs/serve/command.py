@@ -38,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="show videos below this folder or s3:// prefix",
     )
     parser.add_argument("--model", metavar="openai:URL#NAME", help="who puts answers to questions into words")
+    parser.add_argument(
+        "--watcher", metavar="PATH", help="the checkpoint that watched, to search by picture (default: the bundled one)"
+    )
     parser.add_argument("--no-token", action="store_true", help="ask nobody for a token, wherever they come from")
     parser.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME", help="a name by which clients call this server"
@@ -66,6 +69,7 @@ def main(args: argparse.Namespace) -> int:
         # A token proves who asks. Without one, a page of another site could: by a name that points here.
         (*LOOPBACK, *(h.lower() for h in args.allow_host)) if alone else tuple(h.lower() for h in args.allow_host),
         model=args.model,
+        watcher=args.watcher,
         secure=args.secure_cookies,
     )
     app = create_app(settings)

@@ -19,6 +19,9 @@ from jobs.serve.settings import Settings
 PRIVATE = "/api/"
 PUBLIC = ("/api/session",)
 
+#: Where the one kind of large request goes.
+PICTURES = "/api/search/image"
+
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:;"
     " connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -81,8 +84,9 @@ class Guard:
         if scope["method"] not in ("GET", "HEAD", "POST", "DELETE", "OPTIONS"):
             raise Problem(405, "method", "the log is only read here: GET", headers={"Allow": "GET, HEAD"})
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > limits.body_bytes:
-            raise Problem(413, "too_large", f"a request of more than {limits.body_bytes} bytes")
+        most = limits.picture_bytes if scope["path"] == PICTURES else limits.body_bytes
+        if not length.isdigit() or int(length) > most:
+            raise Problem(413, "too_large", f"a request of more than {most} bytes")
         if scope["path"].startswith(PRIVATE) and scope["path"] not in PUBLIC and not self._known(headers):
             raise Problem(
                 401,

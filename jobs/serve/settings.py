@@ -17,6 +17,7 @@ class Limits:
 
     query_bytes: int = 8 * 1024  # of a path with its query: 414
     body_bytes: int = 16 * 1024  # of a request: 413
+    picture_bytes: int = 8 << 20  # of a picture to search by: 413
     in_flight: int = 256  # requests at once: 503
     streams: int = 64  # of these, live streams and videos being sent, each
     quick_threads: int = 8  # lookups
@@ -42,13 +43,14 @@ class Settings:
     roots: tuple[str, ...] | None = None
     hosts: tuple[str, ...] = ()
     model: str | None = None  # answers questions (`ask`)
+    watcher: str | None = None  # the checkpoint that watched, to search by picture; None: the bundled one
     secure: bool = False  # behind TLS: cookies only over it
     limits: Limits = field(default_factory=Limits)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
         """SECONDSIGHT_LOG, SECONDSIGHT_TOKEN, SECONDSIGHT_ROOTS (separated by spaces or new lines),
-        SECONDSIGHT_HOSTS, SECONDSIGHT_MODEL, SECONDSIGHT_SECURE.
+        SECONDSIGHT_HOSTS, SECONDSIGHT_MODEL, SECONDSIGHT_WATCHER, SECONDSIGHT_SECURE.
 
         Raises UsageError without a log, or without a token: SECONDSIGHT_TOKEN=none says that none is wanted.
         """
@@ -68,6 +70,7 @@ class Settings:
             roots,
             tuple(known.get("SECONDSIGHT_HOSTS", "").split()),
             known.get("SECONDSIGHT_MODEL") or None,
+            known.get("SECONDSIGHT_WATCHER") or None,
             known.get("SECONDSIGHT_SECURE", "").lower() in ("1", "true", "yes"),
         )
 

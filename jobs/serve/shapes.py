@@ -224,6 +224,7 @@ class Overview(BaseModel):
     runs: int
     as_of_us: int
     search: str = Field(description="what search goes by: words, both (words and meaning), none; auto: not known yet")
+    pictures: bool = Field(description="whether moments can be found by how they look")
     model: str | None = Field(description="who answers questions; null: evidence only")
 
 
@@ -237,6 +238,23 @@ class Hits(BaseModel):
     hits: list[Hit]
     mode: str
     next: str | None
+
+
+class Moment(BaseModel):
+    """A stretch of a video that looks like a picture: most so at `at_us`, nearly so from `start_us` to `end_us`."""
+
+    video_id: str
+    video: str
+    run_id: str
+    at_us: int
+    start_us: int
+    end_us: int
+    nearness: float = Field(description="cosine: 1 for the same picture, about 0 for one that has nothing in common")
+    events: list[Event] = Field(description="what is on at `at_us`")
+
+
+class Moments(BaseModel):
+    moments: list[Moment]
 
 
 class Evidence(BaseModel):

@@ -13,6 +13,7 @@ from fastapi import Depends, Path, Query, Request
 from jobs.serve import shapes
 from jobs.serve.archive import Archive
 from jobs.serve.finding import Finding
+from jobs.serve.looking import Looking
 from jobs.serve.remux import Remuxed
 from jobs.serve.rooted import Rooted
 from jobs.serve.session import Gate
@@ -34,6 +35,7 @@ class Site:
         self.archive = Archive(settings.log)
         self.tables = Tables()
         self.finding = Finding(self.archive, settings.model)
+        self.looking = Looking(self.archive, settings.watcher)
         self.rooted = Rooted(settings.roots, self.archive.roots)
         self.quick = Pool("quick", self.limits.quick_threads, 4 * self.limits.waiting, self.limits.quick_s)
         self.heavy = Pool("heavy", self.limits.heavy_threads, self.limits.waiting, self.limits.heavy_s)

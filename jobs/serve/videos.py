@@ -44,7 +44,12 @@ async def overview(request: Request, site: SiteOf) -> Response:
     """The archive in one look: counts, kinds, what failed, where events lie."""
 
     def ask() -> dict[str, Any]:
-        return {**site.archive.facts().overview, "search": site.finding.mode(), "model": site.finding.model}
+        return {
+            **site.archive.facts().overview,
+            "search": site.finding.mode(),
+            "pictures": site.looking.possible(),
+            "model": site.finding.model,
+        }
 
     return reply(request, await site.work(ask))
 

@@ -1,0 +1,92 @@
+"""Moments by how they look: like a picture that is sent, or like another moment."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from jobs.serve import shapes
+from jobs.serve.reply import Problem, reply
+from jobs.serve.site import KindList, RunId, Site, SiteOf, Time, VideoName, answers, us
+
+router = APIRouter(prefix="/api/search", tags=["search"])
+
+Limit = Annotated[int, Query(ge=1, le=200)]
+OfVideo = Annotated[str | None, Query(min_length=1, max_length=4096, description="only moments of this video")]
+
+_PICTURE = {
+    "requestBody": {
+        "required": True,
+        "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("image/jpeg", "image/png")},
+    }
+}
+
+
+@router.post("/image", openapi_extra=_PICTURE, **answers(shapes.Moments, 404))
+async def image(
+    request: Request,
+    site: SiteOf,
+    video: OfVideo = None,
+    kind: KindList = None,
+    start: Time | None = None,
+    end: Time | None = None,
+    run: RunId = None,
+    limit: Limit = 20,
+) -> Response:
+    """Moments whose frames look most like the picture in the body (JPEG, PNG, WebP), the most alike first.
+
+    By the vision features that a Qwen3-VL leaves beside the log; 422 where the log has none.
+    """
+    data = await _body(request, site)
+    start_us, end_us = (None if t is None else us(t) for t in (start, end))
+    return reply(
+        request,
+        await site.work(
+            lambda: site.looking.image(
+                data, video, kinds=kind, start_us=start_us, end_us=end_us, run=_run(site, run), limit=limit
+            )
+        ),
+    )
+
+
+@router.get("/like", **answers(shapes.Moments, 404))
+async def like(
+    request: Request,
+    site: SiteOf,
+    of: VideoName,
+    t: Time,
+    video: OfVideo = None,
+    kind: KindList = None,
+    start: Time | None = None,
+    end: Time | None = None,
+    run: RunId = None,
+    limit: Limit = 20,
+) -> Response:
+    """Moments that look most like the one at `t` of the video `of`, the most alike first."""
+    at_us = us(t)
+    start_us, end_us = (None if time is None else us(time) for time in (start, end))
+    return reply(
+        request,
+        await site.work(
+            lambda: site.looking.like(
+                of, at_us, video, kinds=kind, start_us=start_us, end_us=end_us, run=_run(site, run), limit=limit
+            )
+        ),
+    )
+
+
+def _run(site: Site, run: str | None) -> str | None:
+    return None if run is None else str(site.archive.run(run)["run_id"])
+
+
+async def _body(request: Request, site: Site) -> bytes:
+    """The picture, however its length is (or is not) announced."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > site.limits.picture_bytes:
+            raise Problem(413, "too_large", f"a picture of more than {site.limits.picture_bytes >> 20} MiB")
+        parts.append(part)
+    return b"".join(parts)
