@@ -15,8 +15,8 @@ from pipeline.errors import LogError
 from pipeline.log.entry import ENTRY, KEY, Entry, Templates, name_key, unpack_entry, unpack_names, video_key
 from pipeline.log.head import Head, advance, index_path, load
 from pipeline.log.index import IndexFile
+from pipeline.log.keyfilter import NAME_PLACES, VIDEO_PLACES, may_hold
 from pipeline.log.localstore import LocalStore
-from pipeline.log.merge import may_hold
 from pipeline.log.store import Store
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ class Finder(Protocol):
 
     def entries(self, video_id: str) -> list[Entry]:
         """What the log holds of a video, one entry per run; none if it does not know it."""
+
+    def newest(self, video_id: str) -> list[Entry]:
+        """Some of them: all, or at least the newest done one."""
 
     def named(self, name: str) -> list[tuple[str, str]]:
         """(video_id, uri) of the videos' names whose last part is that of `name`."""
@@ -89,11 +92,14 @@ class Guarded:
         except DAMAGE:
             if not isinstance(self._finder, IndexFinder):
                 raise
-            self._finder = scan_finder(self._store)
+            self._finder = scan_finder(self._store, self.version)
             return ask(self._finder)
 
     def entries(self, video_id: str) -> list[Entry]:
         return self._ask(lambda finder: finder.entries(video_id))
+
+    def newest(self, video_id: str) -> list[Entry]:
+        return self._ask(lambda finder: finder.newest(video_id))
 
     def named(self, name: str) -> list[tuple[str, str]]:
         return self._ask(lambda finder: finder.named(name))
@@ -115,8 +121,8 @@ class IndexFinder:
             (IndexFile.parse(c.start, store.reader(c.path), f"{store.uri}/{c.path}"), c.filter)
             for c in reversed(head.catalogs)
         ]
-        self._stems = [t.stem for t in head.tail]
-        self._tail: dict[str, IndexFile] = {}
+        self._recent = head.tail
+        self._tail: dict[int, IndexFile] = {}
         self._everywhere = [i for i, t in enumerate(head.tail) if t.prefixes is None]
         self._by_prefix: dict[bytes, list[int]] = {}
         self._sorted_prefixes: list[bytes] | None = None
@@ -126,39 +132,58 @@ class IndexFinder:
                 self._by_prefix.setdefault(prefixes[at : at + 4], []).append(i)
         self._unindexed = scan_finder(store).only(head.unindexed) if head.unindexed else None
 
-    def _blobs(self, key: bytes) -> Iterator[tuple[bytes, Templates]]:
-        # The newest first: where a video and run are in several index files, its newest entry counts.
+    def _files(self, key: bytes, places: int) -> Iterator[IndexFile]:
+        """The files that a key may be in, the newest first: of a video in one run, the newest entry counts."""
         for i in sorted({*self._by_prefix.get(key[:4], ()), *self._everywhere}, reverse=True):
-            index = self._index(self._stems[i])
-            yield from ((blob, index.templates) for blob in index.find(key))
+            yield self._index(i)
         for catalog, bits in self._catalogs:
-            if bits is None or may_hold(bits, key):
-                yield from ((blob, catalog.templates) for blob in catalog.find(key))
+            if bits is None or may_hold(bits, key, places):
+                yield catalog
 
-    def _index(self, stem: str) -> IndexFile:
-        if stem not in self._tail:
-            path = index_path(stem)
+    def _index(self, i: int) -> IndexFile:
+        """The index file of a commit in the tail."""
+        if i not in self._tail:
+            path, start = index_path(self._recent[i].stem), self._recent[i].start
+            name = f"{self._store.uri}/{path}"
             try:
-                self._tail[stem] = IndexFile.of(self._store.read(path), f"{self._store.uri}/{path}")
+                if start is None:
+                    self._tail[i] = IndexFile.of(self._store.read(path), name)
+                else:
+                    self._tail[i] = IndexFile.parse(start, self._store.reader(path), name)
             except FileNotFoundError as error:
                 raise LogError(
-                    f"{self._store.uri}/{path}: an index file is missing; `secondsight log --compact` makes it again"
+                    f"{name}: an index file is missing; `secondsight log --compact` makes it again"
                 ) from error
-        return self._tail[stem]
+        return self._tail[i]
 
     def entries(self, video_id: str) -> list[Entry]:
+        return self._entries(video_id, lambda file, found: True)
+
+    def newest(self, video_id: str) -> list[Entry]:
+        def may_have_a_newer(file: IndexFile, found: Iterable[Entry]) -> bool:
+            return max((e.finished_at_us for e in found if e.status == "done"), default=0) <= file.last_us
+
+        return self._entries(video_id, may_have_a_newer)
+
+    def _entries(self, video_id: str, wanted: Callable[[IndexFile, Iterable[Entry]], bool]) -> list[Entry]:
+        """What the files hold that are wanted after what was found before, and the data files without an index."""
         found: dict[str, Entry] = {}
-        for blob, templates in self._blobs(video_key(video_id)):
-            entry = unpack_entry(blob, templates)
-            if entry.video_id == video_id:
-                found.setdefault(entry.run_id, entry)
+        key = video_key(video_id)
+        for file in self._files(key, VIDEO_PLACES):
+            if wanted(file, found.values()):
+                for blob in file.find(key):
+                    entry = unpack_entry(blob, file.templates)
+                    if entry.video_id == video_id:
+                        found.setdefault(entry.run_id, entry)
         if self._unindexed is not None:
             for entry in self._unindexed.entries(video_id):
                 found.setdefault(entry.run_id, entry)
         return list(found.values())
 
     def named(self, name: str) -> list[tuple[str, str]]:
-        found = {pair for blob, _ in self._blobs(name_key(name)) for pair in unpack_names(blob)}
+        key = name_key(name)
+        blobs = [blob for file in self._files(key, NAME_PLACES) for blob in file.find(key)]
+        found = {pair for blob in blobs for pair in unpack_names(blob)}
         if self._unindexed is not None:
             found.update(self._unindexed.named(name))
         return sorted(found)
@@ -166,8 +191,8 @@ class IndexFinder:
     def prefixed(self, prefix: str) -> list[str]:
         first, last = key_range(prefix)
         blobs: list[tuple[bytes, Templates]] = []
-        for stem in self._stems_between(first, last):
-            index = self._index(stem)
+        for i in self._tail_between(first, last):
+            index = self._index(i)
             blobs += [(blob, index.templates) for blob in index.prefixed(first, last)]
         for catalog, _ in self._catalogs:
             blobs += [(blob, catalog.templates) for blob in catalog.prefixed(first, last)]
@@ -178,7 +203,7 @@ class IndexFinder:
 
     def all(self) -> Iterator[Entry]:
         seen: set[tuple[str, str]] = set()
-        recent = [self._index(stem) for stem in reversed(self._stems)]
+        recent = [self._index(i) for i in reversed(range(len(self._recent)))]
         for index in [*recent, *(catalog for catalog, _ in self._catalogs)]:
             for _, blob in index.items():
                 if blob[:1] == ENTRY:
@@ -189,7 +214,7 @@ class IndexFinder:
         if self._unindexed is not None:
             yield from (e for e in self._unindexed.all() if (e.video_id, e.run_id) not in seen)
 
-    def _stems_between(self, first: bytes, last: bytes) -> Iterable[str]:
+    def _tail_between(self, first: bytes, last: bytes) -> Iterable[int]:
         if self._sorted_prefixes is None:
             self._sorted_prefixes = sorted(self._by_prefix)
         found = set(self._everywhere)
@@ -197,7 +222,7 @@ class IndexFinder:
             if prefix > last[:4]:
                 break
             found.update(self._by_prefix[prefix])
-        return [self._stems[i] for i in found]
+        return found
 
 
 def key_range(prefix: str) -> tuple[bytes, bytes]:

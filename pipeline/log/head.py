@@ -9,6 +9,11 @@ When the tail is long it is merged into a catalog, together with the catalogs th
 RATIO times as large as the next. So a video is rewritten a few times per level, and there are few levels (levelled
 merging, as in log-structured merge trees). A compaction merges all catalogs into one.
 
+A cold lookup shall read one bucket of one index file. So all catalogs but the first have a filter in the head. Filters
+must be small, so those catalogs are: together a share of the first, of which they become part when they are more. The
+first is then written anew more often than its size alone would ask for; that is copying, hardly any computing
+(merge.py), and up to some millions of videos less than what the videos' own rows take.
+
 Compactions change no row, so the index of the files they replace stays right as long as those files exist; ours bring
 an index file of the new ones, whose entries count as the newer.
 """
@@ -18,30 +23,39 @@ from __future__ import annotations
 import contextlib
 import json
 import struct
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pipeline.errors import LogError
 from pipeline.log.entry import Templates
 from pipeline.log.index import IndexFile
-from pipeline.log.merge import bloom_filter
+from pipeline.log.keyfilter import key_filter
 from pipeline.log.protocol import Commit, DataFile, is_ours, read_commit
 from pipeline.log.store import Store, fresh_name
 
 HEAD = "_index/head"
-MAGIC = b"SSHEAD02"
+MAGIC = b"SSHEAD03"  # then, by zlib: the length of what it says as JSON, that, and the bytes it gives lengths of
 
-#: The tail is merged into a catalog when it holds more videos than this: it is read whole by every cold lookup.
-TAIL_VIDEOS = 2048
+#: No head is larger, unpacked.
+MAX_BYTES = 1 << 28
 
-#: A catalog has at least so many times the videos of the next.
+#: The tail is merged into a catalog when it holds more keys than this (a video has two, its own and its name's): every
+#: cold lookup reads their first bytes.
+TAIL_KEYS = 2048
+
+#: A catalog has at least so many times the keys of the next.
 RATIO = 8
 
-#: Catalogs of up to so many keys have a filter in the head, which spares most lookups a request.
-FILTERED = 2 * RATIO * TAIL_VIDEOS
+#: The keys of all catalogs but the first are at most so many, or this share of those of the first.
+FILTERED = 32_768
+SHARE = 1 / 128
 
-#: A commit of more videos than this is listed without its keys: every lookup looks into its index file.
-LISTED = 2 * TAIL_VIDEOS
+#: A commit of more keys than this is listed without them: every lookup looks into its index file until it is merged.
+LISTED = 4 * TAIL_KEYS
+
+#: An index file of a commit is read whole up to this size; the head has the start of a larger one.
+WHOLE_BYTES = 32_768
 
 
 def index_path(stem: str) -> str:
@@ -50,19 +64,21 @@ def index_path(stem: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """The index file of one commit. `prefixes`: the first four bytes of its keys, ascending; None: look into it."""
+    """The index file of one commit. `prefixes`: the first four bytes of its keys, ascending; None: look into it.
+    `start`: of the file, as in it; None: read it whole."""
 
     stem: str
-    videos: int
+    keys: int
     prefixes: bytes | None
+    start: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """A large index file. `start`: of the file, as in it; `filter`: a Bloom filter of its keys; None: look into it."""
+    """A large index file. `start`: of the file, as in it; `filter`: of its keys (keyfilter.py); None: look into it."""
 
     path: str
-    videos: int
+    keys: int
     start: bytes
     filter: bytes | None = None
 
@@ -73,7 +89,8 @@ class Head:
 
     `catalogs`, `tail`: in order of age, the newest last, the tail newer than the catalogs. `unindexed`: data files
     without an index (written by others, or whose index is lost). `stale`: rows were deleted by others, so that the
-    index says too much.
+    index says too much. `retired`: catalogs that were merged into others, and when (Unix time): who reads an earlier
+    head still needs them for a while.
     """
 
     version: int
@@ -81,46 +98,49 @@ class Head:
     tail: tuple[Tail, ...] = ()
     unindexed: tuple[str, ...] = ()
     stale: bool = False
+    retired: tuple[tuple[str, int], ...] = ()
 
     def pack(self) -> bytes:
+        def lengths(*parts: bytes | None) -> list[int | None]:
+            return [None if part is None else len(part) for part in parts]
+
         said = {
             "version": self.version,
-            "catalogs": [
-                [c.path, c.videos, len(c.start), None if c.filter is None else len(c.filter)] for c in self.catalogs
-            ],
-            "tail": [[t.stem, t.videos, None if t.prefixes is None else len(t.prefixes)] for t in self.tail],
+            "catalogs": [[c.path, c.keys, *lengths(c.start, c.filter)] for c in self.catalogs],
+            "tail": [[t.stem, t.keys, *lengths(t.prefixes, t.start)] for t in self.tail],
             "unindexed": self.unindexed,
             "stale": self.stale,
+            "retired": self.retired,
         }
         text = json.dumps(said, separators=(",", ":")).encode()
-        parts = [part for c in self.catalogs for part in (c.start, c.filter or b"")]
-        parts += [t.prefixes or b"" for t in self.tail]
-        return b"".join((MAGIC, struct.pack("<I", len(text)), text, *parts))
+        parts = [part or b"" for c in self.catalogs for part in (c.start, c.filter)]
+        parts += [part or b"" for t in self.tail for part in (t.prefixes, t.start)]
+        return MAGIC + zlib.compress(b"".join((struct.pack("<I", len(text)), text, *parts)), 1)
 
     @classmethod
     def unpack(cls, data: bytes, name: str) -> Head:
         try:
             if data[:8] != MAGIC:
                 raise ValueError("it does not begin as one")
-            at = 12 + struct.unpack_from("<I", data, 8)[0]
-            said = json.loads(data[12:at])
+            inflate = zlib.decompressobj()
+            data = inflate.decompress(data[8:], MAX_BYTES)
+            if not inflate.eof:
+                raise ValueError("it is cut short, or too large")
+            at = 4 + struct.unpack_from("<I", data)[0]
+            said = json.loads(data[4:at])
 
-            def take(length: int | None) -> bytes:
+            def take(length: int | None) -> bytes | None:
                 nonlocal at
                 at += length or 0
-                return data[at - (length or 0) : at]
+                return None if length is None else data[at - length : at]
 
-            catalogs = []
-            for path, videos, length, bits in said["catalogs"]:
-                start = take(length)
-                catalogs.append(Catalog(path, videos, start, None if bits is None else take(bits)))
-            tail = []
-            for stem, videos, length in said["tail"]:
-                tail.append(Tail(stem, videos, None if length is None else take(length)))
+            catalogs = tuple(Catalog(c[0], c[1], take(c[2]) or b"", take(c[3])) for c in said["catalogs"])
+            tail = tuple(Tail(t[0], t[1], take(t[2]), take(t[3])) for t in said["tail"])
             if at != len(data):
                 raise ValueError("it is cut short")
-            return cls(said["version"], tuple(catalogs), tuple(tail), tuple(said["unindexed"]), said["stale"])
-        except (ValueError, KeyError, TypeError, struct.error) as error:
+            retired = tuple((path, at_s) for path, at_s in said["retired"])
+            return cls(said["version"], catalogs, tail, tuple(said["unindexed"]), said["stale"], retired)
+        except (ValueError, KeyError, IndexError, TypeError, struct.error, zlib.error) as error:
             raise LogError(f"{name}: not the head of an event log's index: {error}") from error
 
 
@@ -185,22 +205,22 @@ def stem_of(path: str) -> str:
 
 def tail_of(stem: str, data: bytes) -> Tail:
     index = IndexFile.of(data, index_path(stem))
-    count, videos = index.header["keys"], index.header["videos"]
-    return Tail(stem, videos, b"".join(k[:4] for k, _ in index.items()) if count <= LISTED else None)
+    keys = index.header["keys"]
+    prefixes = b"".join(k[:4] for k, _ in index.items()) if keys <= LISTED else None
+    return Tail(stem, keys, prefixes, index.start if len(data) > WHOLE_BYTES else None)
 
 
-def catalog_of(store: Store, path: str, start: bytes) -> Catalog:
-    """A catalog from its file's path and start."""
+def catalog_of(store: Store, path: str, start: bytes, first: bool) -> Catalog:
+    """A catalog from its file's path and start; `first`: it is to be the first of a head."""
     file = IndexFile.parse(start, store.reader(path), path)
-    small = file.header["keys"] <= FILTERED
-    return Catalog(path, file.header["videos"], start, bloom_filter(file) if small else None)
+    return Catalog(path, file.header["keys"], start, None if first else key_filter(file.items()))
 
 
 def write_catalog(store: Store, whole: bytes) -> Catalog:
-    """A new catalog from a whole index file."""
+    """A new catalog, the first of its head, from a whole index file."""
     path = f"_index/catalog-{fresh_name()}.idx"
     store.create(path, whole)
-    return catalog_of(store, path, IndexFile.of(whole, path).start)
+    return catalog_of(store, path, IndexFile.of(whole, path).start, first=True)
 
 
 def templates_of(store: Store) -> Templates:

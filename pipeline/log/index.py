@@ -3,14 +3,15 @@
 An index file is a hash map on 16-byte keys, laid out so that one small ranged read answers a key, and so that it can be
 written from first to last byte while its keys come in order:
 
-    "SSINDEX2"
-    buckets: count (uint32), keys (16 bytes each, ascending), ends of the blobs (uint32 each), the blobs
-    start: lengths of header and directory (uint32 each), header (JSON: buckets, keys, videos, templates),
-           directory (zlib of uint32 lengths of the buckets)
-    length of the start (uint32), "SSINDEX2"
+    "SSINDEX3"
+    buckets: count (uint32), keys (16 bytes each, ascending), ends of the blobs (uint32 each), the blobs, zeros up to a
+             multiple of PAD bytes
+    start: lengths of header and directory (uint32 each), header (JSON: buckets, keys, last_us, templates),
+           directory (zlib of the buckets' lengths in PADs: their low bytes, then their second bytes, and so on)
+    length of the start (uint32), "SSINDEX3"
 
 A key's bucket is given by its leading bits. Keys and blobs: entry.py. Index files merge without unpacking entries
-(merge.py).
+(merge.py). Padding and the order of its bytes make the directory, which every cold lookup reads, a third as large.
 """
 
 from __future__ import annotations
@@ -26,84 +27,93 @@ from itertools import accumulate
 from typing import Any
 
 from pipeline.errors import LogError
-from pipeline.log.entry import ENTRY, KEY, Templates
+from pipeline.log.entry import KEY, Templates
 
-MAGIC = b"SSINDEX2"
+MAGIC = b"SSINDEX3"
+PAD = 256
 
 #: Bytes of buckets that are read together when all are wanted.
 AT_ONCE = 4 << 20
 
+Pair = tuple[bytes, bytes]  # key, blob
+
 
 def bucket_keys(keys: int) -> int:
-    """Keys per bucket at most, on average: a cold lookup reads the directory (2 bytes a bucket) and one bucket."""
+    """Keys per bucket at most, on average: a cold lookup reads the directory (1 byte a bucket) and one bucket."""
     return 64 if keys < 1 << 20 else 256
 
 
 @dataclass(slots=True)
 class Builder:
-    """Writes an index file through `write`; pairs of (key, blob) must come in order of their keys.
-
-    `bound`: how many there are at most.
-    """
+    """Writes an index file through `write`, bucket by bucket. `bound`: how many keys there are at most."""
 
     write: Callable[[bytes], object]
     bound: int
+    buckets: int = 1
     keys: int = 0
-    videos: int = 0
-    _buckets: int = 1
     _lengths: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        while self._buckets * bucket_keys(self.bound) < self.bound:
-            self._buckets *= 2
+        while self.buckets * bucket_keys(self.bound) < self.bound:
+            self.buckets *= 2
         self.write(MAGIC)
 
-    def run(self, pairs: Iterable[tuple[bytes, bytes]], templates: Templates) -> bytes:
-        """Write them all; returns the start. `templates` may grow meanwhile."""
-        buckets, waiting = self._buckets, list[tuple[bytes, bytes]]()
-        for pair in pairs:
-            number = int.from_bytes(pair[0][:4], "big") * buckets >> 32
-            if number != len(self._lengths):
-                self._flush(waiting, number)
-                waiting = []
-            waiting.append(pair)
-            self.videos += pair[1][:1] == ENTRY
-        self._flush(waiting, buckets)
+    def add(self, body: bytes, keys: int) -> None:
+        """Write the next bucket, of so many keys."""
+        units = -(-len(body) // PAD)
+        self.write(body.ljust(units * PAD, b"\0"))
+        self._lengths.append(units)
+        self.keys += keys
+
+    def add_all(self, pairs: Iterable[Pair]) -> None:
+        """Write all buckets; pairs come in order of their keys."""
+        for group in by_bucket(pairs, self.buckets):
+            self.add(pack_bucket(group), len(group))
+
+    def end(self, templates: Templates, last_us: int) -> bytes:
+        """Write the rest; returns the start. `last_us`: no video in it was finished later."""
         said = {
-            "buckets": buckets,
+            "buckets": self.buckets,
             "keys": self.keys,
-            "videos": self.videos,
+            "last_us": last_us,
             "templates": [binascii.b2a_base64(t, newline=False).decode() for t in templates.all()],
         }
         header = json.dumps(said, separators=(",", ":")).encode()
-        directory = zlib.compress(struct.pack(f"<{buckets}I", *self._lengths))
+        lengths = struct.pack(f"<{self.buckets}I", *self._lengths)
+        directory = zlib.compress(b"".join(lengths[i::4] for i in range(4)))
         start = b"".join((struct.pack("<II", len(header), len(directory)), header, directory))
         self.write(b"".join((start, struct.pack("<I", len(start)), MAGIC)))
         return start
 
-    def _flush(self, pairs: Sequence[tuple[bytes, bytes]], until: int) -> None:
-        """Write the bucket that is due, and empty ones up to number `until`."""
-        while len(self._lengths) < until:
-            body = _pack_bucket(pairs)
-            self.write(body)
-            self._lengths.append(len(body))
-            self.keys += len(pairs)
-            pairs = ()
+
+def by_bucket(pairs: Iterable[Pair], buckets: int) -> Iterator[list[Pair]]:
+    """Pairs in order of their keys as one list per bucket, empty ones too."""
+    number, waiting = 0, list[Pair]()
+    for pair in pairs:
+        own = bucket_of(pair[0], buckets)
+        while number < own:
+            yield waiting
+            number, waiting = number + 1, []
+        waiting.append(pair)
+    while number < buckets:
+        yield waiting
+        number, waiting = number + 1, []
 
 
-def build(blobs: Iterable[tuple[bytes, bytes]], templates: Templates) -> tuple[bytes, bytes]:
+def build(blobs: Iterable[Pair], templates: Templates, last_us: int) -> tuple[bytes, bytes]:
     """(start, whole index file) of (key, blob) pairs in any order."""
     pairs = sorted(blobs, key=lambda pair: pair[0])
     parts: list[bytes] = []
-    start = Builder(parts.append, len(pairs)).run(pairs, templates)
-    return start, b"".join(parts)
+    builder = Builder(parts.append, len(pairs))
+    builder.add_all(pairs)
+    return builder.end(templates, last_us), b"".join(parts)
 
 
 def bucket_of(key: bytes, buckets: int) -> int:
     return int.from_bytes(key[:4], "big") * buckets >> 32
 
 
-def _pack_bucket(pairs: Sequence[tuple[bytes, bytes]]) -> bytes:
+def pack_bucket(pairs: Sequence[Pair]) -> bytes:
     ends, total = [], 0
     for _, blob in pairs:
         total += len(blob)
@@ -146,12 +156,32 @@ class Bucket:
             i += 1
         return found
 
-    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+    def __iter__(self) -> Iterator[Pair]:
         ends = struct.unpack_from(f"<{self.count}I", self._data, self._ends)
         data, at = self._data, self._blobs
         for i, end in enumerate(ends):
             yield data[4 + KEY * i : 4 + KEY * (i + 1)], data[at : self._blobs + end]
             at = self._blobs + end
+
+    def with_new(self, pairs: Sequence[Pair]) -> bytes | None:
+        """The bucket with some pairs more, in order of their keys; None where one of the keys is there already."""
+        data, old = self._data, struct.unpack_from(f"<{self.count}I", self._data, self._ends)
+        keys, blobs, ends = list[bytes](), list[bytes](), list[int]()
+        at = cut = total = 0  # pairs and bytes of blobs of the old bucket that are copied so far; bytes of new blobs
+        for key, blob in pairs:
+            i = bisect_left(range(self.count), key, at, key=self.key)
+            if i < self.count and self.key(i) == key:
+                return None
+            until = old[i - 1] if i else 0
+            keys += (data[4 + KEY * at : 4 + KEY * i], key)
+            blobs += (data[self._blobs + cut : self._blobs + until], blob)
+            ends += [end + total for end in old[at:i]]
+            at, cut, total = i, until, total + len(blob)
+            ends.append(until + total)
+        keys.append(data[4 + KEY * at : self._ends])
+        blobs.append(data[self._blobs + cut : self._blobs + (old[-1] if old else 0)])
+        ends += [end + total for end in old[at:]]
+        return b"".join((struct.pack("<I", len(ends)), *keys, struct.pack(f"<{len(ends)}I", *ends), *blobs))
 
 
 @dataclass(slots=True)
@@ -164,6 +194,11 @@ class IndexFile:
     templates: Templates
     start: bytes
 
+    @property
+    def last_us(self) -> int:
+        """No video in it was finished later (Unix time)."""
+        return int(self.header["last_us"])
+
     @classmethod
     def parse(cls, start: bytes, read: Callable[[int, int], bytes], name: str) -> IndexFile:
         """From its start."""
@@ -171,7 +206,11 @@ class IndexFile:
             header_bytes, directory_bytes = struct.unpack_from("<II", start)
             header = json.loads(start[8 : 8 + header_bytes])
             packed = zlib.decompress(start[8 + header_bytes : 8 + header_bytes + directory_bytes])
-            lengths = struct.unpack(f"<{header['buckets']}I", packed)
+            buckets = header["buckets"]
+            if len(packed) != 4 * buckets:
+                raise ValueError("its directory is of another length")
+            planes = (packed[i * buckets : (i + 1) * buckets] for i in range(4))
+            lengths = [PAD * int.from_bytes(of_bucket, "little") for of_bucket in zip(*planes, strict=True)]
             templates = Templates(binascii.a2b_base64(t) for t in header["templates"])
         except (ValueError, KeyError, struct.error, zlib.error) as error:
             raise LogError(f"{name}: not an index of an event log: {error}") from error
@@ -203,8 +242,8 @@ class IndexFile:
         numbers = range(bucket_of(first, buckets), bucket_of(last, buckets) + 1)
         return [blob for number in numbers for blob in self.bucket(number).prefixed(first, last)]
 
-    def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """All keys and blobs, in order of the keys; many buckets are read at once."""
+    def bodies(self) -> Iterator[bytes]:
+        """Each bucket as bytes; many are read at once."""
         first, buckets = 0, self.header["buckets"]
         while first < buckets:
             last = max(first + 1, bisect_right(self.starts, self.starts[first] + AT_ONCE) - 1)
@@ -213,5 +252,10 @@ class IndexFile:
             if len(data) != self.starts[last] - start:
                 raise LogError("an index file of the event log is cut short; run `secondsight log LOG --compact`")
             for number in range(first, last):
-                yield from Bucket(data[self.starts[number] - start : self.starts[number + 1] - start])
+                yield data[self.starts[number] - start : self.starts[number + 1] - start]
             first = last
+
+    def items(self) -> Iterator[Pair]:
+        """All keys and blobs, in order of the keys."""
+        for body in self.bodies():
+            yield from Bucket(body)

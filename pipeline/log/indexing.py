@@ -71,11 +71,13 @@ def index_file(entries: Iterable[Entry], names: Iterable[tuple[str, str]], templ
     """(start, whole) of an index file of entries and of further (video_id, uri) names."""
     blobs: list[tuple[bytes, bytes]] = []
     named: dict[bytes, list[tuple[str, str]]] = {}
+    last_us = 0
     for entry in entries:
+        last_us = max(last_us, entry.finished_at_us)
         blobs.append((video_key(entry.video_id), pack_entry(entry, templates)))
         for uri in entry.uris:
             named.setdefault(name_key(uri), []).append((entry.video_id, uri))
     for video_id, uri in names:
         named.setdefault(name_key(uri), []).append((video_id, uri))
     blobs += [(key, pack_names(pairs)) for key, pairs in named.items()]
-    return build(blobs, templates)
+    return build(blobs, templates, last_us)

@@ -7,15 +7,12 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 
-from pipeline.errors import LogError
-from pipeline.log.entry import ENTRY, KEY, Templates, pack_entry, pack_names, unpack_entry, unpack_names
-from pipeline.log.index import Builder, IndexFile
+from pipeline.log.entry import ENTRY, Templates, pack_entry, pack_names, unpack_entry, unpack_names
+from pipeline.log.index import Bucket, Builder, IndexFile, Pair, by_bucket, pack_bucket
 from pipeline.log.store import Store, fresh_name
 
 #: Template footers of a merged file at most: each run brings its own, and a cold lookup reads them all.
 TEMPLATES = 16
-
-Pair = tuple[bytes, bytes]
 
 
 def write_merged(store: Store, catalogs: Sequence[IndexFile], tail: Sequence[IndexFile]) -> tuple[str, bytes]:
@@ -24,19 +21,27 @@ def write_merged(store: Store, catalogs: Sequence[IndexFile], tail: Sequence[Ind
     Both sequences are in order of age, the newest last, and the tail is newer than the catalogs: of a video in one run
     the newest entry counts. The tail is held in memory, the catalogs are streamed.
     """
+    files = (*catalogs, *reversed(tail))
     templates = Templates()
-    for file in (*catalogs, *reversed(tail)):
+    for file in files:
         for footer in file.templates.all()[: max(0, TEMPLATES - len(templates.all()))]:
             templates.add(footer)
     recent = [pair for file in reversed(tail) for pair in _pairs(file, templates)]
     recent.sort(key=itemgetter(0))  # stable: the newest first among equals
-    streams = [recent, *(_pairs(file, templates) for file in reversed(catalogs))]
-    pairs = newest(heapq.merge(*streams, key=itemgetter(0)) if catalogs else recent)
+    streams = [recent, *(_pairs(file, templates) for file in reversed(catalogs[1:]))]
+    newer = newest(heapq.merge(*streams, key=itemgetter(0)) if len(streams) > 1 else recent)
     path = f"_index/catalog-{fresh_name()}.idx"
     sink = store.sink(path)
     try:
-        builder = Builder(sink.write, sum(file.header["keys"] for file in (*catalogs, *tail)))
-        start = builder.run(pairs, templates)
+        builder = Builder(sink.write, sum(file.header["keys"] for file in files))
+        if not catalogs:
+            builder.add_all(newer)
+        elif catalogs[0].header["buckets"] == builder.buckets and _fits(catalogs[0], templates):
+            _add_into(builder, catalogs[0], newer)
+        else:
+            oldest = _pairs(catalogs[0], templates)
+            builder.add_all(newest(heapq.merge(newer, oldest, key=itemgetter(0))))
+        start = builder.end(templates, max((file.last_us for file in files), default=0))
         sink.close()
     except BaseException:
         getattr(sink, "discard", lambda: None)()
@@ -45,9 +50,31 @@ def write_merged(store: Store, catalogs: Sequence[IndexFile], tail: Sequence[Ind
     return path, start
 
 
+def _add_into(builder: Builder, base: IndexFile, pairs: Iterable[Pair]) -> None:
+    """Write all buckets: those of `base`, most of them copied as bytes, with newer pairs in order of their keys."""
+    for body, new in zip(base.bodies(), by_bucket(pairs, builder.buckets), strict=True):
+        builder.add(*_bucket_with(body, new))
+
+
+def _bucket_with(body: bytes, new: Sequence[Pair]) -> tuple[bytes, int]:
+    """(bucket, how many keys it has)."""
+    bucket = Bucket(body)
+    if not new:
+        return body, bucket.count
+    if (spliced := bucket.with_new(new)) is not None:
+        return spliced, bucket.count + len(new)
+    merged = list(newest(heapq.merge(new, bucket, key=itemgetter(0))))
+    return pack_bucket(merged), len(merged)
+
+
+def _fits(file: IndexFile, templates: Templates) -> bool:
+    """Whether the footers in a file are packed against these templates already."""
+    return {*file.templates.all()} <= {*templates.all()}
+
+
 def _pairs(file: IndexFile, templates: Templates) -> Iterable[Pair]:
     """The pairs of a file, footers packed against `templates`."""
-    if {*file.templates.all()} <= {*templates.all()}:
+    if _fits(file, templates):
         return file.items()
     return (
         (key, pack_entry(unpack_entry(blob, file.templates), templates) if blob[:1] == ENTRY else blob)
@@ -81,30 +108,3 @@ def _distinct(key: bytes, blobs: Sequence[bytes]) -> Iterable[Pair]:
             names += unpack_names(blob)
     found = [(key, blob) for blob in entries.values()]
     return [(key, pack_names(names)), *found] if names else found
-
-
-# -- which files a key may be in
-
-#: Bits per key of a filter, and places of a key in it: 2 % of the keys that are not there seem to be.
-BITS, PLACES = 8, 5
-
-
-def bloom_filter(file: IndexFile) -> bytes:
-    """A Bloom filter of a file's keys (places by double hashing: Kirsch and Mitzenmacher, 2006)."""
-    bits = bytearray(max(1, file.header["keys"] * BITS // 8))
-    for key, _ in file.items():
-        for place in _places(key, len(bits)):
-            bits[place >> 3] |= 1 << (place & 7)
-    return bytes(bits)
-
-
-def may_hold(bits: bytes, key: bytes) -> bool:
-    """Whether the file of a Bloom filter may have a key."""
-    return all(bits[place >> 3] >> (place & 7) & 1 for place in _places(key, len(bits)))
-
-
-def _places(key: bytes, size: int) -> list[int]:
-    if len(key) != KEY:
-        raise LogError(f"a key of {len(key)} bytes")
-    first, step = int.from_bytes(key[4:8], "big"), int.from_bytes(key[8:12], "big") | 1
-    return [(first + i * step) % (8 * size) for i in range(PLACES)]

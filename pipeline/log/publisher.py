@@ -11,9 +11,11 @@ from pipeline.errors import LogError
 from pipeline.log.finder import DAMAGE
 from pipeline.log.head import (
     DAMAGED,
+    FILTERED,
     HEAD,
     RATIO,
-    TAIL_VIDEOS,
+    SHARE,
+    TAIL_KEYS,
     Catalog,
     Head,
     Tail,
@@ -31,7 +33,10 @@ from pipeline.log.store import Store
 CLAIM = "_index/merging"
 CLAIM_S = 60.0
 
-#: So many commits in the tail, or TAIL_VIDEOS videos, are merged into a catalog.
+#: So long after it was merged into another, a catalog is deleted by the next merge.
+RETIRED_S = 3600
+
+#: So many commits in the tail, or TAIL_KEYS keys, are merged into a catalog.
 TAIL_COMMITS = 256
 
 
@@ -93,7 +98,7 @@ class Publisher:
             return
         try:
             for _ in range(3 if everything else 1):
-                if self._known is None or self._merged_in(*_due(self._known[0], everything)):
+                if self._known is None or self._merged_in(self._known[0], everything):
                     break
         finally:
             self.store.delete([CLAIM])
@@ -108,26 +113,29 @@ class Publisher:
         claimed = self.store.swap(CLAIM, str(time.time()).encode(), there[1] if there else None) is not None
         return claimed or everything
 
-    def _merged_in(self, old: Sequence[Catalog], tail: Sequence[Tail]) -> bool:
-        """Merge and publish; False where others have merged the same meanwhile."""
+    def _merged_in(self, seen: Head, everything: bool) -> bool:
+        """Merge what is due in a head, and publish; False where others have merged the same meanwhile."""
+        old, tail = _due(seen, everything)
         if not tail and len(old) < 2:
             return True
-        new, lost = self._merged(old, tail)
+        new, lost = self._merged(old, tail, first=len(old) == len(seen.catalogs))
         while self._known is not None:
             if any(c.path == new.path for c in self._known[0].catalogs):
                 return True  # the answer to our own swap was lost
-            head = _exchanged(self._known[0], old, tail, new, lost)
+            before = self._known[0]
+            head = _exchanged(before, old, tail, new, lost)
             if head is None:
                 break
             swapped = self._swapped(head, self._known[1])
             self._known = swapped or load(self.store)
             if swapped:
+                self.store.delete([path for path, _ in {*before.retired} - {*head.retired}])
                 return True
         self.store.delete([new.path])
         return False
 
-    def _merged(self, old: Sequence[Catalog], tail: Sequence[Tail]) -> tuple[Catalog, tuple[str, ...]]:
-        """The merger of index files, and the data files whose index is lost."""
+    def _merged(self, old: Sequence[Catalog], tail: Sequence[Tail], first: bool) -> tuple[Catalog, tuple[str, ...]]:
+        """The merger of index files (`first`: to be the first catalog), and the data files whose index is lost."""
         catalogs = [IndexFile.parse(c.start, self.store.reader(c.path), c.path) for c in old]
         recent, lost = [], list[str]()
         for t in tail:
@@ -135,19 +143,23 @@ class Publisher:
                 recent.append(IndexFile.of(read_index(self.store, t.stem, self.own), index_path(t.stem)))
             except (FileNotFoundError, LogError):
                 lost += [f"record={record}/{t.stem}.parquet" for record in ("events", "videos", "names")]
-        return catalog_of(self.store, *write_merged(self.store, catalogs, recent)), tuple(lost)
+        path, start = write_merged(self.store, catalogs, recent)
+        return catalog_of(self.store, path, start, first), tuple(lost)
 
 
 def _long(head: Head) -> bool:
-    return sum(t.videos for t in head.tail) > TAIL_VIDEOS or len(head.tail) > TAIL_COMMITS
+    return sum(t.keys for t in head.tail) > TAIL_KEYS or len(head.tail) > TAIL_COMMITS
 
 
 def _due(head: Head, everything: bool) -> tuple[tuple[Catalog, ...], tuple[Tail, ...]]:
     """The catalogs and the tail to be merged."""
-    at, videos = len(head.catalogs), sum(t.videos for t in head.tail)
-    while at and (everything or head.catalogs[at - 1].videos < RATIO * videos):
+    at, keys = len(head.catalogs), sum(t.keys for t in head.tail)
+    if head.catalogs:
+        others = keys + sum(c.keys for c in head.catalogs[1:])
+        everything |= others > max(FILTERED, SHARE * head.catalogs[0].keys)
+    while at and (everything or head.catalogs[at - 1].keys < RATIO * keys):
         at -= 1
-        videos += head.catalogs[at].videos
+        keys += head.catalogs[at].keys
     return head.catalogs[at:], head.tail
 
 
@@ -161,4 +173,6 @@ def _exchanged(
     if [t.stem for t in head.tail[: len(tail)]] != [t.stem for t in tail]:
         return None
     unindexed = (*head.unindexed, *lost)
-    return replace(head, catalogs=(*kept, new), tail=head.tail[len(tail) :], unindexed=unindexed)
+    now = int(time.time())
+    retired = *(r for r in head.retired if r[1] > now - RETIRED_S), *((c.path, now) for c in old)
+    return replace(head, catalogs=(*kept, new), tail=head.tail[len(tail) :], unindexed=unindexed, retired=retired)

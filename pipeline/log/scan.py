@@ -59,6 +59,8 @@ class ScanFinder:
                         spans.setdefault(owner, []).extend(found)
         return [entry_of(row, self._names.get(video_id, ()), spans) for row in rows]
 
+    newest = entries
+
     def named(self, name: str) -> list[tuple[str, str]]:
         last = _last(name)
         found = []

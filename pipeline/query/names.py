@@ -91,18 +91,25 @@ class Names:
         """What the log holds of a video: one entry per run, in the order in which they finished it."""
         with self._lock:
             entries = self._finder.entries(video_id)
-        return sorted(entries, key=lambda e: (e.finished_at_us, e.run_id))
+        return _by_time(entries)
+
+    def _newest_runs(self, video_id: str) -> list[Entry]:
+        """The last of them, with the newest done one: on an object store, without looking where only older ones are."""
+        with self._lock:
+            entries = self._finder.newest(video_id)
+        return _by_time(entries)
 
     def find(self, name: str, run: str | None = None) -> Match:
         """The video meant by `name`, in its newest done run, or in `run` (a run id or the beginning of one).
 
         Raises UsageError: see `resolve`; not in that run; watched in no run to the end (with the reason).
         """
+        runs = self.runs_of if run is not None else self._newest_runs
         video_id, shown = name.lower(), name
-        entries = self.runs_of(video_id) if len(name) == 32 and is_id(name) else []
+        entries = runs(video_id) if len(name) == 32 and is_id(name) else []
         if not entries:
             video_id, shown = self.resolve(name)
-            entries = self.runs_of(video_id)
+            entries = runs(video_id)
         if not entries:
             raise UsageError(f"{shown} is a name in {self._uri}, but no run has put its video there")
         if run is not None:
@@ -139,6 +146,10 @@ class Names:
                 if other is None or (entry.finished_at_us, entry.run_id) > (other.finished_at_us, other.run_id):
                     chosen[entry.video_id] = entry
         yield from chosen.values()
+
+
+def _by_time(entries: Iterable[Entry]) -> list[Entry]:
+    return sorted(entries, key=lambda e: (e.finished_at_us, e.run_id))
 
 
 def is_id(name: str) -> bool:
