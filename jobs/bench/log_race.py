@@ -5,8 +5,9 @@
 
 Writers are processes with a run each, under one configuration, over overlapping sets of videos; after each commit they
 note in a journal which videos were acknowledged. One more process compacts the log over and over. All of them are
-killed with SIGKILL at random moments and replaced by new ones (writers with new runs). Meanwhile Polars and DuckDB
-read the Delta table, and our own lookups the index, again and again. In the end: every acknowledged video is there
+killed with SIGKILL at random moments and replaced by new ones (writers with new runs). Meanwhile, again and again,
+Polars reads the Delta table, DuckDB reads it as an Arrow dataset and by its own Parquet reader, and our own lookups
+read the index: each sees whole videos, each once, and all see the same. In the end: every acknowledged video is there
 once, with all its events and windows, under one run; `check` finds no fault.
 """
 
@@ -230,6 +231,8 @@ def _read(uri: str, generator: random.Random) -> int:
     import polars
     from deltalake import DeltaTable
 
+    from pipeline.log.snapshot import Snapshot
+    from pipeline.log.sql import select
     from pipeline.log.store import open_store
     from pipeline.query import Query
 
@@ -248,12 +251,15 @@ def _read(uri: str, generator: random.Random) -> int:
     counts = frame.filter(polars.col("record") == "events").group_by("video_id").len().collect()
     assert set(counts["len"].to_list()) <= {EVENTS}, "Polars sees part of a video"
     assert len(counts) == sum(1 for row in rows if row[0] == "events"), "Polars and DuckDB disagree"
+    sql = "select count(*) as events, count(distinct video_id) as videos from events"
+    (row,) = select(Snapshot(open_store(uri), table.version()), sql).to_pylist()
+    assert row == {"events": EVENTS * len(counts), "videos": len(counts)}, f"DuckDB's own reader sees {row}"
     query = Query(uri)
     for video in generator.sample(counts["video_id"].to_list(), min(5, len(counts))):
         if uri.startswith("s3://") and table.version() > query.version:
             break  # an object store's head may be a commit behind
         assert query.between(video, 0, 10_000).num_rows == EVENTS, f"our index does not find {video}"
-    return 3
+    return 4
 
 
 def _settle(log: Any, uri: str, journals: list[Path]) -> dict[str, int]:
