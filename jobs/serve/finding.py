@@ -98,6 +98,7 @@ class Finding:
         ]
         return {
             "question": question,
+            "topic": found.question.topic,
             "answer": said.text if said is not None and said.text else None,
             "supported": bool(found.evidence) if said is None else bool(said.text),
             "exact": found.exact,

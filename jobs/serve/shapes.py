@@ -266,6 +266,7 @@ class Evidence(BaseModel):
 
 class Answer(BaseModel):
     question: str
+    topic: str = Field(description="the words of it that are looked for; empty where only a time is asked about")
     answer: str | None = Field(description="null without a model, or where the events support none")
     supported: bool
     exact: bool = Field(description="some event has all the words of the topic")

@@ -4,6 +4,7 @@ import { button, el, fill, icon, notice, say } from "./lib.js";
 import { archive } from "./archive.js";
 import { failures, run, runs } from "./runs.js";
 import { compare } from "./compare.js";
+import { looks, takePicture } from "./looks.js";
 import { search } from "./search.js";
 import { video } from "./video.js";
 
@@ -12,6 +13,7 @@ const field = document.querySelector(".find input");
 const ROUTES = [
   [/^$/, archive, "archive", "Archive"],
   [/^search$/, search, "search", "Search"],
+  [/^looks$/, looks, "search", "Looks like"],
   [/^v\/([^/]+)$/, video, "archive", "Video"],
   [/^runs$/, runs, "runs", "Runs"],
   [/^runs\/([^/]+)$/, run, "runs", "Run"],
@@ -58,6 +60,11 @@ document.querySelector(".find").addEventListener("submit", (event) => {
   const q = field.value.trim();
   if (q) go(`search?${new URLSearchParams({ q })}`);
 });
+
+// A picture that is dropped or pasted anywhere is searched by.
+addEventListener("dragover", (event) => { if ([...event.dataTransfer.items].some((item) => item.type.startsWith("image/"))) event.preventDefault(); });
+addEventListener("drop", (event) => { if (takePicture(event.dataTransfer.files, go)) event.preventDefault(); });
+addEventListener("paste", (event) => { if (takePicture(event.clipboardData?.files, go)) event.preventDefault(); });
 
 // -- the token
 

@@ -1,7 +1,7 @@
 // The archive in one look: how much, where events lie, what failed, what a run does now; and its videos.
 
 import { ask, base, clock, colour, dot, el, empty, fill, folder, learnKinds, long, notice, number, picture, plural,
-  sharp, later, still, style } from "./lib.js";
+  said, sharp, later, still, style } from "./lib.js";
 import { liveCards } from "./live.js";
 import { Rows } from "./rows.js";
 
@@ -86,7 +86,7 @@ function overview(facts, only) {
     const bin = Math.min(bins - 1, Math.max(0, Math.floor((event.offsetX / canvas.clientWidth) * bins)));
     const rows = layers().filter((d) => d.counts[bin]).sort((a, b) => b.counts[bin] - a.counts[bin]).slice(0, 8);
     fill(tip, el("b", {}, `${long((facts.duration_us * bin) / bins)} into the archive`),
-      rows.length ? rows.map((d) => el("span", { class: "what" }, dot(d.kind), d.kind, el("em", {}, number(d.counts[bin])))) : el("small", {}, "nothing begins here"));
+      rows.length ? rows.map((d) => el("span", { class: "what" }, dot(d.kind), said(d.kind), el("em", {}, number(d.counts[bin])))) : el("small", {}, "nothing begins here"));
     tip.hidden = false;
     tip.style.left = `${Math.max(0, Math.min(canvas.clientWidth - tip.offsetWidth, event.offsetX - tip.offsetWidth / 2))}px`;
   });
@@ -99,7 +99,7 @@ function overview(facts, only) {
       for (const chip of chips.children) chip.setAttribute("aria-pressed", String(chip.dataset.kind === chosen));
       only(chosen);
       draw();
-    }, "data-kind": k.kind }, dot(k.kind), k.kind, el("em", {}, number(k.events)))));
+    }, "data-kind": k.kind }, dot(k.kind), said(k.kind), el("em", {}, number(k.events)))));
   names();
   const watch = new ResizeObserver(draw);
   watch.observe(canvas);

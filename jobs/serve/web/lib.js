@@ -38,6 +38,8 @@ const SHAPES = {
   help: "M9.300 9.400a2.800 2.800 0 115.400.9c0 1.900-2.700 2.200-2.700 4M12 17.300v.2",
   captions: "M4 5.500h16v13H4zM10.500 10.500a2 2 0 10 0 3M17 10.500a2 2 0 10 0 3",
   down: "M12 4.500v10.500M7.500 11l4.500 4.500 4.500-4.500M5 19.500h14", cut: "M6.500 5.500a2 2 0 100 4 2 2 0 000-4M6.500 14.500a2 2 0 100 4 2 2 0 000-4M8.300 8.700L19.500 17M8.300 15.300L19.500 7",
+  picture: "M4 5.5h16v13H4zM4.500 16.500l4.500-4.500 3.500 3.500 3-3 4.500 4.500M15.500 8.800a1 1 0 100 2 1 1 0 000-2",
+  alike: "M4.500 8.500h11v11h-11zM8.500 8.500v-4h11v11h-4",
   grid: "M4.500 4.500h6v6h-6zM13.500 4.500h6v6h-6zM4.500 13.500h6v6h-6zM13.500 13.500h6v6h-6z", link: "M10 14l4-4M8.500 11.500l-2 2a3 3 0 004.200 4.200l2-2M15.500 12.500l2-2a3 3 0 00-4.200-4.200l-2 2",
 };
 
@@ -95,11 +97,16 @@ export function bytes(n) {
 
 // -- kinds have colours: hues far apart for the frequent ones, alike in lightness so that none shouts
 
-// Everything that shows kinds waits a moment for the whole archive's, so that a kind has one colour on every page.
+// The archive's facts, as they were when they were first asked for; null where they cannot be had.
 let asked = null;
+export function facts() {
+  asked ??= ask("/api/overview").then((all) => { learnKinds(all.kinds.map((k) => k.kind)); return all; }, () => { asked = null; return null; });
+  return asked;
+}
+
+// Everything that shows kinds waits a moment for the whole archive's, so that a kind has one colour on every page.
 export function kindsKnown() {
-  asked ??= ask("/api/overview").then((facts) => learnKinds(facts.kinds.map((k) => k.kind)), () => { asked = null; });
-  return Promise.race([asked, new Promise((done) => setTimeout(done, 2500))]);
+  return Promise.race([facts(), new Promise((done) => setTimeout(done, 2500))]);
 }
 
 const HUES = [255, 152, 55, 320, 200, 90, 25, 285, 175, 120, 350, 225];
@@ -120,6 +127,8 @@ export function colour(kind, alpha = 1) {
   const l = (isDark() ? 0.72 : 0.62) - 0.08 * (ring % 3);
   return `oklch(${l} 0.125 ${HUES[place % HUES.length]} / ${alpha})`;
 }
+
+export const said = (kind) => kind.replaceAll("_", " ");
 
 export const dot = (kind) => el("i", { class: "dot", style: { "--c": colour(kind) } });
 
@@ -142,10 +151,10 @@ export function address(path, params = {}) {
   return text ? `${path}?${text}` : path;
 }
 
-export async function ask(path, params = {}, signal = undefined) {
+export async function ask(path, params = {}, signal = undefined, how = {}) {
   let answer;
   try {
-    answer = await fetch(address(path, params), { signal, headers: { Accept: "application/json" } });
+    answer = await fetch(address(path, params), { ...how, signal, headers: { Accept: "application/json", ...how.headers } });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Trouble(0, "offline", "The server does not answer. Is it still running?");

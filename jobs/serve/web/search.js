@@ -1,6 +1,7 @@
 // Events by words and meaning, with the picture of each; and questions, with what the answer rests on.
 
-import { ask, base, clock, dot, el, empty, fill, learnKinds, notice, number, picture, still } from "./lib.js";
+import { pictureButton } from "./looks.js";
+import { ask, base, clock, dot, el, empty, fill, kindsKnown, learnKinds, notice, number, picture, said, still } from "./lib.js";
 
 const ROLES = { before: "before it", while: "at the same time", next: "then" };
 const WAYS = { words: "by words", meaning: "by meaning", both: "by words and meaning", text: "by a look through all texts", none: "" };
@@ -9,7 +10,7 @@ export function search({ params, go }) {
   const stop = new AbortController();
   const q = (params.get("q") ?? "").trim(), kind = params.get("kind"), name = params.get("video");
   const answer = el("div"), results = el("div", { class: "hits", role: "list", "aria-label": "Found" }), more = el("div", { class: "more" });
-  const head = el("header", { class: "title" }, el("div", {}, el("h1", {}, q ? `“${q}”` : "Search"), el("p", { class: "muted", id: "found", role: "status" })));
+  const head = el("header", { class: "title" }, el("div", {}, el("h1", {}, q ? `“${q}”` : "Search"), el("p", { class: "muted", id: "found", role: "status" })), pictureButton(go));
   const chips = el("div", { class: "chips", role: "group", "aria-label": "Only this kind" });
   const node = el("div", { class: "page search" }, head, chips, answer, results, more);
   const status = head.querySelector("#found");
@@ -18,14 +19,14 @@ export function search({ params, go }) {
     for (const [key, value] of Object.entries({ kind, video: name, ...changes })) if (value) next.set(key, value);
     go(`search?${next}`);
   };
-  let shown = 0;
+  let shown = 0, words = q;
 
   async function page(cursor = null) {
     fill(more);
     try {
-      const found = await ask("/api/search", { q, kind, video: name, limit: 24, cursor }, stop.signal);
-      learnKinds(found.hits.map((hit) => hit.event.kind));
-      for (const hit of found.hits) results.append(card(hit, q));
+      const found = await ask("/api/search", { q: words, kind, video: name, limit: 24, cursor }, stop.signal);
+      await kindsKnown();
+      for (const hit of found.hits) results.append(card(hit, words));
       shown += found.hits.length;
       status.textContent = shown ? `${number(shown)}${found.next ? " and more" : ""} found ${WAYS[found.mode] ?? ""}` : "";
       if (!shown) {
@@ -40,11 +41,13 @@ export function search({ params, go }) {
   async function question() {
     fill(answer, el("section", { class: "card answer", "aria-busy": "true" }, el("p", { class: "waiting" }, "Looking for an answer …")));
     try {
-      const said = await ask("/api/ask", { q, limit: 8 }, stop.signal);
-      fill(answer, el("section", { class: "card answer", "aria-label": "Answer" }, said.answer ? el("p", { class: "text" }, said.answer) : null,
-        said.note ? el("p", { class: "muted" }, said.note) : null,
-        said.evidence.length ? el("ul", { class: "evidence" }, said.evidence.map(({ event, number: n, role }) => el("li", { class: role }, el("a", { href: link(event) },
-          el("em", {}, `[${n}] ${ROLES[role] ?? ""}`), el("time", {}, clock(event.start_us, 1)), ` ${base(event.video)} `, el("span", { class: "what" }, dot(event.kind), event.text || event.kind))))) : null));
+      const found = await ask("/api/ask", { q, limit: 8 }, stop.signal);
+      await kindsKnown();
+      fill(answer, el("section", { class: "card answer", "aria-label": "Answer" },
+        found.answer ? el("p", { class: "text" }, found.answer) : el("h2", {}, found.evidence.length ? "What the log says of it" : "No answer"),
+        found.note ? el("p", { class: "muted" }, found.note) : null,
+        found.evidence.length ? el("ul", { class: "evidence" }, found.evidence.map(evidence)) : null));
+      words = found.topic;
     } catch (error) {
       if (error.name !== "AbortError") fill(answer, error.status === 501 ? null : notice(error));
     }
@@ -53,12 +56,13 @@ export function search({ params, go }) {
   ask("/api/overview", {}, stop.signal).then((facts) => {
     learnKinds(facts.kinds.map((k) => k.kind));
     fill(chips, facts.kinds.slice(0, 24).map((k) => el("button", { type: "button", class: "chip", "aria-pressed": String(kind === k.kind), onclick: () => to({ kind: kind === k.kind ? "" : k.kind }) },
-      dot(k.kind), k.kind)), name ? el("button", { type: "button", class: "chip", "aria-pressed": "true", onclick: () => to({ video: "" }) }, `only ${base(name)} ×`) : null);
+      dot(k.kind), said(k.kind))), name ? el("button", { type: "button", class: "chip", "aria-pressed": "true", onclick: () => to({ video: "" }) }, `only ${base(name)} ×`) : null);
     if (!q) fill(results, empty("What are you looking for?", "Words that are in an event, or what is meant. A question, with a question mark, is answered from the log.",
-      el("span", { class: "chips" }, facts.kinds.slice(0, 8).map((k) => el("button", { type: "button", class: "chip", onclick: () => go(`search?${new URLSearchParams({ q: k.kind })}`) }, dot(k.kind), k.kind)))));
+      el("span", { class: "chips" }, facts.kinds.slice(0, 8).map((k) => el("button", { type: "button", class: "chip", onclick: () => go(`search?${new URLSearchParams({ q: k.kind })}`) }, dot(k.kind), said(k.kind))))));
   }, () => {});
-  if (q) page();
-  if (/[?？]\s*$/.test(q)) question();
+  // Of a question, what it is about is looked for; its other words are in no event.
+  if (/[?？]\s*$/.test(q)) question().then(() => words && page());
+  else if (q) page();
   if (!q) requestAnimationFrame(() => document.querySelector(".find input").focus());
   return {
     node,
@@ -74,13 +78,20 @@ export function search({ params, go }) {
   };
 }
 
+function evidence({ event, number: n, role }) {
+  const image = picture(still(event.video_id, event.start_us + Math.min(200_000, Math.max(0, event.end_us - event.start_us) / 2), 90));
+  return el("li", { class: role }, el("a", { href: link(event) }, image, el("span", {},
+    el("span", { class: "what" }, el("em", {}, `${n}`), dot(event.kind), el("b", {}, event.text || said(event.kind))),
+    el("small", {}, ROLES[role] ? `${ROLES[role]}, ` : "", el("time", {}, `${clock(event.start_us, 1)} – ${clock(event.end_us, 1)}`), `  ·  ${base(event.video)}`))));
+}
+
 const link = (event) => `#/v/${event.video_id}?${new URLSearchParams({ t: String(Math.max(0, event.start_us) / 1e6), e: event.event_id, run: event.run_id })}`;
 
 function card({ event, found_by: by }, q) {
   const image = picture(still(event.video_id, event.start_us + Math.min(200_000, Math.max(0, event.end_us - event.start_us) / 2), 180));
   image.append(el("time", {}, clock(event.start_us, 1)));
   return el("a", { class: "hit", role: "listitem", href: link(event), title: by.length ? `found by ${by.join(" and ")}` : null }, image,
-    el("span", { class: "said" }, el("b", {}, marked(event.text || event.kind, q)), el("small", {}, el("span", { class: "what" }, dot(event.kind), event.kind), base(event.video))));
+    el("span", { class: "said" }, el("b", {}, marked(event.text || said(event.kind), q)), el("small", {}, el("span", { class: "what" }, dot(event.kind), said(event.kind)), base(event.video))));
 }
 
 // The words that were asked for, marked.

@@ -1,10 +1,22 @@
 // The events of a video over time, on one canvas: a lane per kind, a ruler, and the whole video below as a strip.
 // Made for a hundred thousand events: what is narrower than a pixel is drawn as how full the pixel is.
 
-import { button, clock, colour, el, isDark, picture, plural, sharp, still, style } from "./lib.js";
+import { button, clock, colour, el, picture, plural, said, sharp, still, style } from "./lib.js";
 
 const LANE = 20, GAP = 5, RULER = 22, STRIP = 30, PAD = 6;
 const LEAST_US = 200_000;
+
+// As much of a text as fits a width, with "…" where it is cut; nothing where that would be a letter or two.
+function fitting(c, text, width) {
+  if (c.measureText(text).width <= width) return text;
+  let low = 0, high = Math.min(text.length, 120);
+  while (low < high) {
+    const middle = (low + high + 1) >> 1;
+    if (c.measureText(`${text.slice(0, middle).trimEnd()}…`).width <= width) low = middle;
+    else high = middle - 1;
+  }
+  return low < 3 ? "" : `${text.slice(0, low).trimEnd()}…`;
+}
 
 export class Timeline {
   // data: columns of /api/videos/ID/timeline; seek(us), choose(index): what a click means; id: of the video
@@ -66,7 +78,7 @@ export class Timeline {
     const height = RULER + this.shown.length * (LANE + GAP) + GAP + STRIP + PAD;
     this.canvas.style.height = `${height}px`;
     this.names.replaceChildren(...this.shown.map((lane) => el("span", { title: `${lane.name}: ${plural(lane.at.length, "event")}` },
-      el("i", { class: "dot", style: { "--c": colour(lane.name) } }), lane.name)));
+      el("i", { class: "dot", style: { "--c": colour(lane.name) } }), said(lane.name))));
     this.draw();
   }
 
@@ -150,6 +162,7 @@ export class Timeline {
         if (end <= from && start < from) continue;
         const x0 = this.x(start), x1 = this.x(Math.max(end, start + 1));
         if (x1 - x0 < 2.5) {
+          if (labels.length) labels.at(-1).room = Math.min(labels.at(-1).room, x0 - 5);
           full[Math.max(0, Math.min(full.length - 1, Math.round(x0)))] += 1;
           narrow = true;
           continue;
@@ -159,7 +172,8 @@ export class Timeline {
         c.beginPath();
         c.roundRect(a + 0.5, y + 1, Math.max(1.5, b - a - 1), LANE - 2, 3);
         c.fill();
-        if (b - Math.max(0, a) > 34 && a > last - 2) labels.push([Math.max(0, a) + 6, b - 5, i]);
+        if (labels.length) labels.at(-1).room = Math.min(labels.at(-1).room, a - 7);
+        if (a > last - 2) labels.push({ from: Math.max(0, a) + 6, bar: b - 5, room: w - 3, i });
         last = Math.max(last, b);
       }
       c.globalAlpha = 1;
@@ -172,17 +186,21 @@ export class Timeline {
         }
         c.globalAlpha = 1;
       }
-      c.fillStyle = isDark() ? "#101114" : "#ffffff";
-      const texts = this.data.text;
-      if (texts) {
-        for (const [a, b, i] of labels) {
-          const text = texts[i] ?? "";
-          if (!text || text === lane.name) continue;
+      // A text begins on its bar and goes on where the lane behind it is free.
+      const middle = y + LANE / 2 + 0.5;
+      for (const { from: a, bar, room, i } of this.data.text ? labels : []) {
+        const text = this.data.text[i] ?? "";
+        if (!text || text === lane.name || text === said(lane.name)) continue;
+        const within = c.measureText(text).width <= bar - a;
+        const shown = fitting(c, text, (within ? bar : Math.max(bar, room)) - a);
+        if (!shown) continue;
+        for (const [x0, x1, colour] of [[a, bar + 5, "#14161a"], [bar + 5, Math.max(bar + 5, room), ink]]) {
           c.save();
           c.beginPath();
-          c.rect(a, y, b - a, LANE);
+          c.rect(x0, y, x1 - x0, LANE);
           c.clip();
-          c.fillText(text.slice(0, 120), a, y + LANE / 2 + 0.5);
+          c.fillStyle = colour;
+          c.fillText(shown, a, middle);
           c.restore();
         }
       }

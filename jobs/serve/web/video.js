@@ -1,8 +1,8 @@
 // One video: the player, the timeline of its events under it, the list beside it, and where an event comes from.
 
 import { Player } from "./player.js";
-import { address, ask, base, button, bytes, clock, dot, el, empty, fill, folder, icon, kindsKnown, later, learnKinds, long, notice, number, picture,
-  plural, still, video as path } from "./lib.js";
+import { address, ask, base, button, bytes, clock, dot, el, empty, facts as archive, fill, folder, icon, kindsKnown, later, learnKinds, long, notice, number, picture,
+  plural, said, still, video as path } from "./lib.js";
 import { Rows } from "./rows.js";
 import { Timeline } from "./timeline.js";
 
@@ -34,6 +34,8 @@ export function video({ ids: [id], params, go }) {
     learnKinds([...events.kinds].sort());
     const duration = facts.duration_us ?? Math.max(1, ...events.end_us);
     player = new Player({ facts, duration, captions: address(path(id, "/export"), { format: "vtt", run: events.run_id }) });
+    if (facts.play.how !== "none") archive().then((all) => all?.pictures && player?.bar.querySelector(".spacer").after(button("alike", "Moments that look like this one",
+      () => go(`looks?${new URLSearchParams({ of: id, t: (player.now / 1e6).toFixed(3), run: events.run_id })}`))));
     timeline = new Timeline({ data: events, id, durationUs: duration, seek: (us) => player.seek(us), choose: (index) => choose(index, true),
       pictures: facts.play.how !== "none", label: `Timeline of ${base(facts.name)}` });
     list = eventList(events, id, stop.signal, (index) => choose(index, true));
@@ -81,7 +83,7 @@ export function video({ ids: [id], params, go }) {
         event.currentTarget.setAttribute("aria-pressed", String(!hidden.has(lane.name)));
         timeline.hide(hidden);
         list.hide(hidden);
-      } }, dot(lane.name), lane.name, el("em", {}, number(lane.at.length)))));
+      } }, dot(lane.name), said(lane.name), el("em", {}, number(lane.at.length)))));
   }
 
   async function choose(index, jump) {
@@ -95,8 +97,8 @@ export function video({ ids: [id], params, go }) {
     drawer.hidden = false;
     fill(drawer, el("p", { class: "waiting" }, "Looking it up …"));
     try {
-      const said = await ask(path(id, `/events/${event_id}`), { run: events.run_id }, stop.signal);
-      if (chosen === index) fill(drawer, detail(said));
+      const found = await ask(path(id, `/events/${event_id}`), { run: events.run_id }, stop.signal);
+      if (chosen === index) fill(drawer, detail(found));
     } catch (error) {
       if (error.name !== "AbortError" && chosen === index) fill(drawer, notice(error));
     }
@@ -114,8 +116,8 @@ export function video({ ids: [id], params, go }) {
     const frames = [...new Set(event.evidence_us)].slice(0, 6);
     const moment = Math.min(event.end_us, player.duration) - event.start_us;
     return [
-      el("header", {}, el("span", { class: "what" }, dot(event.kind), event.kind), button("link", "Copy a link to this moment", copyLink), button("close", "Close", unchoose)),
-      el("h2", {}, event.text || event.kind),
+      el("header", {}, el("span", { class: "what" }, dot(event.kind), said(event.kind)), button("link", "Copy a link to this moment", copyLink), button("close", "Close", unchoose)),
+      el("h2", {}, event.text || said(event.kind)),
       el("p", { class: "when" }, clock(event.start_us, 3), " – ", clock(event.end_us, 3), moment >= 1000 && el("span", { class: "muted" }, ` ${(moment / 1e6).toFixed(2)} s`)),
       el("div", { class: "buttons" }, el("button", { type: "button", onclick: () => player.span(event.start_us, event.end_us) }, "Play it"),
         el("a", { href: address(path(id, "/clip"), { start: Math.max(0, event.start_us) / 1e6, end: Math.min(player.duration, Math.max(event.end_us, event.start_us + 1e6)) / 1e6 }), download: "" }, "Cut it out")),
@@ -259,7 +261,7 @@ function eventList(events, id, signal, choose) {
     if (!events.ready(index)) events.need(index, index + 1).then(() => rows.again(row), () => {});
     const entry = el("button", { type: "button", class: "event", role: "listitem", onclick: () => choose(index) },
       el("time", {}, clock(events.start_us[index], 1)), dot(kind),
-      el("span", {}, el("b", {}, text === undefined ? "…" : text || kind), text && text !== kind ? el("small", {}, kind) : null));
+      el("span", {}, el("b", {}, text === undefined ? "…" : text || said(kind)), text && text !== said(kind) ? el("small", {}, said(kind)) : null));
     entry.classList.toggle("on", on.has(index));
     if (index === chosen) entry.setAttribute("aria-current", "true");
     entry.dataset.index = index;
