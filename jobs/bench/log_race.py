@@ -212,6 +212,7 @@ class Readers:
         try:
             while not self._stop.is_set():
                 self.count += _read(self.uri, self.generator)
+                self._stop.wait(self.generator.random())  # so that those who write get on
         except BaseException as error:  # noqa: BLE001 (a panic in Rust is no Exception)
             self._fault = error
 
