@@ -41,7 +41,10 @@ class ModelProfile:
     cpus: float = 1.0
     gpus: float = 0.0
     ranks: int = 1
-    fps_multiple: int = 1  # of the frames per second that the user wishes for: a model may look more than once
+    # Of the frames per second that the user wishes for: a model may look more than once. Where it is more than 1, the
+    # model is loaded with the setting `fps`, the user's wish, if there is one ("2", "30000/1001").
+    fps_multiple: int = 1
+    most_replicas: int = 0  # as many as make sense where the user says nothing; 0: as many as fit
     notice: str = ""  # shown to the user when a run starts, e.g. what the model does not know
 
 

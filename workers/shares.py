@@ -42,6 +42,7 @@ def share_out(
     of_one = profile.cpus * profile.ranks
     if replicas is None:
         fit = int(gpus / (profile.gpus * profile.ranks)) if profile.gpus else int(cpus / 2 / max(of_one, 1e-9))
+        fit = min(fit, profile.most_replicas or fit)
         replicas = max(1, fit if max_replicas is None else min(fit, max_replicas))
     replica_cpus = profile.cpus
     if not elastic and replicas * of_one > cpus:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,12 +12,12 @@ import numpy as np
 from model.checkpoint.index import Checkpoint, open_checkpoint
 from model.experts.placement import Placement, imbalance
 from model.interface import Model, ModelIdentity, ModelProfile
-from model.prompts import Prompt, load_prompt, parse_prompt, read_prompt
-from model.qwen3_vl.answer import answer_instructions
+from model.prompts import read_prompt
+from model.qwen3_vl.asking import DEFAULT_PROMPT, asked, at_least, doubt_of, known_only, prompt_of, sampling_of
 from model.qwen3_vl.files import read_text_files
 from model.qwen3_vl.verify import DENSER, Doubt
 from pipeline.errors import ModelError, UsageError
-from pipeline.plan import Sampling, Windowing
+from pipeline.plan import Windowing
 
 if TYPE_CHECKING:
     import torch.distributed as dist
@@ -26,12 +26,9 @@ if TYPE_CHECKING:
 
 #: Raised when the same weights and prompt would be asked or understood in another way.
 BEHAVIOUR_VERSION = 1
-VERIFY_VERSION = 1
 PRECISIONS = ("auto", "float32", "bf16", "int8", "int4")
 DEVICES = ("cpu", "cuda")
 PLACEMENTS = ("contiguous", "measured")
-DEFAULT_PROMPT = "events"
-DEFAULT_MAX_PIXELS = 512 * 512  # of one frame: 256 tokens per pair of frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +62,13 @@ class QwenSettings:
     expert_load: Sequence[Sequence[int]] | None = None
     verify: float = 0.0
     verify_kinds: Sequence[str] = ()
+    fps: str = ""
     features: bool = True
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> QwenSettings:
         """Raises UsageError for a setting that is not known or has an impossible value."""
-        if unknown := sorted(set(settings) - set(cls.__dataclass_fields__)):
-            raise UsageError(
-                f"Qwen3-VL has no setting {', '.join(unknown)}; known are {', '.join(cls.__dataclass_fields__)}"
-            )
+        known_only("Qwen3-VL", settings, cls.__dataclass_fields__)
         chosen = cls(**settings)
         if chosen.precision not in PRECISIONS:
             raise UsageError(f"--precision {chosen.precision}: choose one of {', '.join(PRECISIONS)}")
@@ -81,26 +76,17 @@ class QwenSettings:
             raise UsageError(f"--expert-placement {chosen.expert_placement}: choose one of {', '.join(PLACEMENTS)}")
         if chosen.device not in DEVICES:
             raise UsageError(f"device {chosen.device}: choose one of {', '.join(DEVICES)}")
-        for name, least in (("ranks", 1), ("max_new_tokens", 16), ("batch_windows", 0), ("batch_tokens", 1),
-                            ("vision_cache_mib", 0), ("threads", 1), ("expert_replicas", 0)):  # fmt: skip
-            value = getattr(chosen, name)
-            if type(value) is not int or value < least:
-                raise UsageError(f"{name} = {value!r}: must be a whole number, {least} at least")
-        number = isinstance(chosen.verify, (int, float)) and not isinstance(chosen.verify, bool)
-        if not number or not 0 <= chosen.verify <= 1:
-            raise UsageError(f"--verify {chosen.verify}: a confidence from 0 to 1")
+        at_least(chosen, ranks=1, max_new_tokens=16, batch_windows=0, batch_tokens=1, vision_cache_mib=0, threads=1,
+                 expert_replicas=0)  # fmt: skip
+        doubt_of(chosen.verify, chosen.verify_kinds)
         if not isinstance(chosen.features, bool):
             raise UsageError(f"features = {chosen.features!r}: true or false")
-        if isinstance(chosen.verify_kinds, str) or not all(isinstance(kind, str) for kind in chosen.verify_kinds):
-            raise UsageError(f"--verify-kinds: {chosen.verify_kinds!r} is no list of kinds")
         return chosen
 
     @property
     def doubt(self) -> Doubt | None:
         """What is looked at twice; None for nothing."""
-        if self.verify or self.verify_kinds:
-            return Doubt(float(self.verify), frozenset(self.verify_kinds))
-        return None
+        return doubt_of(self.verify, self.verify_kinds)
 
     def placement(self, layers: int, experts: int) -> Placement:
         """Which rank holds which experts. Raises ModelError for a measured load of another shape."""
@@ -129,7 +115,7 @@ class QwenFactory:
     def profile(self, settings: Mapping[str, Any]) -> ModelProfile:
         """Reads configuration, tokenizer and samples of the weights; loads nothing. Raises ModelError, UsageError."""
         chosen = self._chosen(settings)
-        prompt, system = _prompt_of(chosen)
+        prompt, system = prompt_of(chosen.prompt, chosen.prompt_text)
         checkpoint = self._opened = self._opened or open_checkpoint(self.path)
         files = read_text_files(checkpoint.source)
         if chosen.ranks > 1 and not files.mixture:
@@ -150,22 +136,12 @@ class QwenFactory:
                 "precision": chosen.precision,
                 "decoding": "greedy",
                 "max_new_tokens": chosen.max_new_tokens,
-                "prompt": prompt.name,
-                "system": system,
-                "user": prompt.user,
-                "answer": asdict(prompt.answer),
-                **_second_look(chosen, prompt),
+                **asked(prompt, system, chosen.doubt),
             },
-        )
-        sampling = Sampling(
-            fps=(prompt.fps or Sampling().fps) * (1 if chosen.doubt is None else DENSER),
-            short_side=None,
-            max_pixels=prompt.max_pixels or DEFAULT_MAX_PIXELS,
-            multiple=files.patches.factor,
         )
         return ModelProfile(
             identity,
-            sampling,
+            sampling_of(prompt, chosen.doubt, files.patches.factor),
             prompt.windowing or Windowing(),
             prompt.rules,
             batch_windows=chosen.windows_at_once * chosen.ranks,
@@ -230,21 +206,5 @@ class QwenFactory:
         from model.qwen3_vl.load import load_watcher
 
         chosen = self._chosen(settings)
-        prompt, system = _prompt_of(chosen)
+        prompt, system = prompt_of(chosen.prompt, chosen.prompt_text)
         return load_watcher(self.path, chosen, prompt, system, rank, ranks, group)
-
-
-def _second_look(chosen: QwenSettings, prompt: Prompt) -> dict[str, Any]:
-    """What verification adds to the identity: nothing where there is none. Raises UsageError for an unknown kind."""
-    doubt, kinds = chosen.doubt, prompt.answer.kinds
-    if doubt is None:
-        return {}
-    if kinds is not None and (unknown := sorted(doubt.kinds - set(kinds))):
-        raise UsageError(f"--verify-kinds {','.join(unknown)}: the prompt {prompt.name} knows {', '.join(kinds)}")
-    return {"verify": [VERIFY_VERSION, doubt.below, sorted(doubt.kinds)]}
-
-
-def _prompt_of(chosen: QwenSettings) -> tuple[Prompt, str]:
-    """The profile, and its system text with the form of the answer written out."""
-    prompt = parse_prompt(chosen.prompt, chosen.prompt_text) if chosen.prompt_text else load_prompt(chosen.prompt)
-    return prompt, f"{prompt.system}\n\n{answer_instructions(prompt.answer)}".strip()

@@ -75,16 +75,17 @@ def _example(schema: Mapping[str, Any]) -> Any:
 
 
 def parse_answer(
-    answer: str, form: AnswerForm, length_us: int, frame_us: Sequence[int]
+    answer: str, form: AnswerForm, length_us: int, frame_us: Sequence[int], together: int = 2
 ) -> tuple[tuple[WindowEvent, ...], bool]:
     """Events of one window, and whether the answer was whole JSON.
 
-    `frame_us`: the times of the window's frames relative to its start. Of an answer that breaks off, the events that
-    are whole are kept. Times are clamped to `[0, length_us)`; an event without a usable time, kind or text is left
-    out. Never raises.
+    `frame_us`: the times of the window's frames relative to its start, announced `together` at a time. Of an answer
+    that breaks off, the events that are whole are kept. Times are clamped to `[0, length_us)`; an event without a
+    usable time, kind or text is left out. Never raises.
     """
     items, whole = _items(answer, form.max_events)
-    events = (_event(item, form, length_us, frame_us) for item in items)
+    told = announced_us(frame_us, together)
+    events = (_event(item, form, length_us, frame_us, told) for item in items)
     return tuple(event for event in events if event is not None), whole
 
 
@@ -122,7 +123,9 @@ def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is not JSON")
 
 
-def _event(item: Any, form: AnswerForm, length_us: int, frame_us: Sequence[int]) -> WindowEvent | None:
+def _event(
+    item: Any, form: AnswerForm, length_us: int, frame_us: Sequence[int], told: Sequence[float]
+) -> WindowEvent | None:
     if not isinstance(item, dict):
         return None
     start, end = _time(item.get("start")), _time(item.get("end"))
@@ -146,14 +149,14 @@ def _event(item: Any, form: AnswerForm, length_us: int, frame_us: Sequence[int])
             for name, schema in form.attributes.items()
             if (value := _attribute(item.get(name), schema)) is not None
         },
-        continues_before=bool(frame_us) and start <= announced_us(frame_us)[0] + TENTH_US // 2,
-        continues_after=bool(frame_us) and end >= announced_us(frame_us)[-1] - TENTH_US // 2,
+        continues_before=bool(told) and start <= told[0] + TENTH_US // 2,
+        continues_after=bool(told) and end >= told[-1] - TENTH_US // 2,
     )
 
 
 def announced_us(frame_us: Sequence[int], together: int = 2) -> list[float]:
     """The times that the model was told: the mean of each temporal patch, the last frame repeated where one lacks."""
-    times = list(frame_us) + [frame_us[-1]] * (-len(frame_us) % together)
+    times = list(frame_us) + list(frame_us[-1:]) * (-len(frame_us) % together)
     return [(times[i] + times[i + together - 1]) / 2 for i in range(0, len(times), together)]
 
 

@@ -11,10 +11,12 @@ from model.checkpoint.load import load_qwen3_vl
 from model.experts.placement import Placement
 from model.prompts import Prompt
 from model.qwen3_vl import QwenSettings
+from model.qwen3_vl.asking import own_fps
 from model.qwen3_vl.files import read_text_files
 from model.qwen3_vl.generate import Generator
 from model.qwen3_vl.grammar import Grammar
 from model.qwen3_vl.prompt import PromptBuilder
+from model.qwen3_vl.verify import SecondLooks
 from model.qwen3_vl.vision import FeatureCache, VisionEncoder
 from model.qwen3_vl.watcher import QwenWatcher
 from pipeline.errors import ModelError
@@ -69,9 +71,8 @@ def load_watcher(
     encoder = VisionEncoder(loaded.model.model.visual, files.patches, FeatureCache(chosen.vision_cache_mib << 20))
     generator = Generator(loaded, encoder, prompts.prefix, files.end_ids, chosen.max_new_tokens, chosen.batch_tokens)
     grammar = Grammar(files.tokenizer_json, vocabulary, min(files.end_ids))
-    watcher = QwenWatcher(
-        generator, prompts, grammar, tokenizer, files.patches, prompt.answer, chosen.doubt, chosen.features
-    )
+    twice = None if chosen.doubt is None else SecondLooks(chosen.doubt, own_fps(chosen.fps, prompt))
+    watcher = QwenWatcher(generator, prompts, grammar, tokenizer, files.patches, prompt.answer, twice, chosen.features)
     _warm_up(watcher)
     return watcher
 

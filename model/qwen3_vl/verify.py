@@ -1,8 +1,8 @@
 """A second look: doubtful events are shown to the model again, with denser frames around the span that it claimed.
 
-The frames of a window come `DENSER` times as dense as the model's own rate. The first look takes every second of them,
-so it is the look without verification; each doubtful event then gets a look of its own at the dense frames around it,
-with the same question. What the second look says of the event decides:
+The frames of a window come `DENSER` times as dense as the model's own rate. The first look takes those on the grid of
+that rate, so it is the look without verification; each doubtful event then gets a look of its own at the dense frames
+around it, with the same question. What the second look says of the event decides:
 
 | the second look | verdict | the event |
 |---|---|---|
@@ -18,13 +18,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.event import WindowEvent
+from pipeline.event import WindowEvent, WindowEvents
 from pipeline.frames import Frames
-from pipeline.plan import SECOND_US, Window
+from pipeline.plan import SECOND_US, Sampling, Window
 
 Verdict = Literal["confirmed", "corrected", "struck"]
 VERDICTS: tuple[Verdict, ...] = ("confirmed", "corrected", "struck")
@@ -59,9 +60,60 @@ class Look:
     frames: Frames
 
 
-def first_look(frames: Frames) -> Frames:
-    """The frames that the model would have seen without verification."""
-    return _chosen(frames, np.arange(0, len(frames), DENSER))
+class SecondLooks:
+    """The way from first looks to verdicts: `first`, then `needed`, then `judged`. `fps`: the model's own rate."""
+
+    def __init__(self, doubt: Doubt, fps: Fraction) -> None:
+        self.doubt, self.fps = doubt, fps
+        self.verdicts: dict[Verdict, int] = dict.fromkeys(VERDICTS, 0)
+
+    def first(self, batch: Sequence[tuple[Window, Frames]]) -> list[tuple[Window, Frames]]:
+        """What is looked at first, of windows with dense frames."""
+        return [(window, first_look(frames, window, self.fps)) for window, frames in batch]
+
+    def needed(self, batch: Sequence[tuple[Window, Frames]], seen: Sequence[WindowEvents]) -> list[list[Look]]:
+        """Of each window that was `seen`: the second looks at what is doubtful in it."""
+        tried = (
+            (second_look(i, first.events[i], window, frames) for i in self.doubt.about(first.events))
+            for (window, frames), first in zip(batch, seen, strict=False)  # none was seen where a window was refused
+        )
+        return [[look for look in those if look is not None] for those in tried]
+
+    def judged(
+        self, seen: Sequence[WindowEvents], looks: Sequence[Sequence[Look]], again: Sequence[WindowEvents]
+    ) -> list[WindowEvents]:
+        """The answers as they stay. `again`: what the second looks saw, one after the other."""
+        answers = iter(again)
+        return [self._judged(first, [(look, next(answers)) for look in those])
+                for first, those in zip(seen, looks, strict=True)]  # fmt: skip
+
+    def _judged(self, first: WindowEvents, looks: Sequence[tuple[Look, WindowEvents]]) -> WindowEvents:
+        kept: dict[int, WindowEvent | None] = dict(enumerate(first.events))
+        lines = [first.answer or ""]
+        for look, second in looks:
+            claimed = first.events[look.event]
+            others = [event for i, event in enumerate(first.events) if i != look.event]
+            shift_us = look.window.start_us - first.window.start_us
+            verdict, kept[look.event] = judge(claimed, others, second.events, shift_us)
+            self.verdicts[verdict] += 1
+            lines.append(as_line(verdict, claimed, look, second.answer or ""))
+        return replace(
+            first,
+            events=tuple(event for _, event in sorted(kept.items()) if event is not None),
+            model_s=first.model_s + sum(second.model_s for _, second in looks),
+            input_tokens=first.input_tokens + sum(second.input_tokens for _, second in looks),
+            output_tokens=first.output_tokens + sum(second.output_tokens for _, second in looks),
+            answer="\n".join(lines) if looks else first.answer,
+        )
+
+
+def first_look(frames: Frames, window: Window, fps: Fraction) -> Frames:
+    """The frames that the model would have seen without verification: those on screen at the window's grid times."""
+    grid = np.fromiter(Sampling(fps=fps).times_us(window.start_us, window.end_us), np.int64)
+    shown = np.searchsorted(frames.time_us, grid, side="right") - 1
+    known = shown >= 0
+    known[known] = grid[known] < frames.end_us[shown[known]]
+    return _chosen(frames, np.unique(shown[known]))
 
 
 def second_look(event: int, claimed: WindowEvent, window: Window, frames: Frames) -> Look | None:

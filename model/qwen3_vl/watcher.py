@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -16,9 +16,9 @@ from model.qwen3_vl.patches import grid, resize
 from model.qwen3_vl.pictures import window_features
 from model.qwen3_vl.prompt import PromptBuilder
 from model.qwen3_vl.sizes import PatchConfig
-from model.qwen3_vl.verify import VERDICTS, Doubt, Look, Verdict, as_line, first_look, judge, second_look
+from model.qwen3_vl.verify import SecondLooks
 from pipeline.errors import ModelError
-from pipeline.event import WindowEvent, WindowEvents
+from pipeline.event import WindowEvents
 from pipeline.frames import Frames
 from pipeline.plan import Window
 
@@ -35,13 +35,12 @@ class QwenWatcher:
         tokenizer: Tokenizer,
         patches: PatchConfig,
         form: AnswerForm,
-        doubt: Doubt | None = None,
+        twice: SecondLooks | None = None,
         features: bool = True,
     ) -> None:
         self.generator, self.prompts, self.grammar = generator, prompts, grammar
         self.tokenizer, self.patches, self.form = tokenizer, patches, form
-        self.doubt, self.features = doubt, features
-        self.verdicts: dict[Verdict, int] = dict.fromkeys(VERDICTS, 0)
+        self.twice, self.features = twice, features
 
     def watch(self, batch: Sequence[tuple[Window, Frames]], together: bool = False) -> list[WindowEvents]:
         """Events of each window, in order. A window without a frame has none.
@@ -49,11 +48,11 @@ class QwenWatcher:
         In a gang all ranks call it at the same time, each with its own windows (none is fine), or, `together`, all
         with the same ones, which they then work on jointly.
         """
-        if self.doubt is None:
+        if self.twice is None:
             seen, failure = self._look(batch, together)
         else:
-            seen, failure = self._look([(window, first_look(frames)) for window, frames in batch], together)
-            seen = self._look_again(self.doubt, batch, seen, together)
+            seen, failure = self._look(self.twice.first(batch), together)
+            seen = self._look_again(self.twice, batch, seen, together)
         if failure is not None:
             raise failure
         return seen
@@ -78,39 +77,14 @@ class QwenWatcher:
         ], None
 
     def _look_again(
-        self, doubt: Doubt, batch: Sequence[tuple[Window, Frames]], seen: Sequence[WindowEvents], together: bool
+        self, twice: SecondLooks, batch: Sequence[tuple[Window, Frames]], seen: Sequence[WindowEvents], together: bool
     ) -> list[WindowEvents]:
         """The answers after second looks at what is doubtful in them. Collective in a gang."""
-        looks: list[list[Look]] = []
-        for (window, frames), first in zip(batch, seen, strict=False):  # none was seen where a window was refused
-            tried = (second_look(i, first.events[i], window, frames) for i in doubt.about(first.events))
-            looks.append([look for look in tried if look is not None])
+        looks = twice.needed(batch, seen)
         again, failure = self._look([(look.window, look.frames) for those in looks for look in those], together)
         if failure is not None:  # a part of a window is never longer than the window, which was taken
             raise failure
-        answers = iter(again)
-        pairs = [[(look, next(answers)) for look in those] for those in looks]
-        return [self._judged(first, those) for first, those in zip(seen, pairs, strict=True)]
-
-    def _judged(self, first: WindowEvents, looks: Sequence[tuple[Look, WindowEvents]]) -> WindowEvents:
-        kept: dict[int, WindowEvent | None] = dict(enumerate(first.events))
-        lines = [first.answer or ""]
-        for look, second in looks:
-            claimed = first.events[look.event]
-            others = [event for i, event in enumerate(first.events) if i != look.event]
-            verdict, kept[look.event] = judge(
-                claimed, others, second.events, look.window.start_us - first.window.start_us
-            )
-            self.verdicts[verdict] += 1
-            lines.append(as_line(verdict, claimed, look, second.answer or ""))
-        return replace(
-            first,
-            events=tuple(event for _, event in sorted(kept.items()) if event is not None),
-            model_s=first.model_s + sum(second.model_s for _, second in looks),
-            input_tokens=first.input_tokens + sum(second.input_tokens for _, second in looks),
-            output_tokens=first.output_tokens + sum(second.output_tokens for _, second in looks),
-            answer="\n".join(lines) if looks else first.answer,
-        )
+        return twice.judged(seen, looks, again)
 
     def report(self) -> dict[str, Any]:
         """Tokens and seconds of prefill and decode, use of the feature cache, and, of a mixture of experts, routing:
@@ -125,8 +99,8 @@ class QwenWatcher:
             "vision_computed": cache.misses,
             "vision_reused": cache.hits,
         }
-        if self.doubt is not None:
-            counted["second_looks"] = dict(self.verdicts)
+        if self.twice is not None:
+            counted["second_looks"] = dict(self.twice.verdicts)
         if parallel is not None:
             counted["routing"] = asdict(parallel.metrics.snapshot())
         return counted

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -79,7 +81,7 @@ def frames(count: int, every_us: int, start_us: int = 0) -> Frames:
 def test_the_second_look_is_denser_around_the_claim() -> None:
     window = Window("v", 3, 16 * S, 32 * S)
     dense = frames(64, S // 4, 16 * S)
-    first = first_look(dense)
+    first = first_look(dense, window, Fraction(2))
     assert first.time_us.tolist() == list(range(16 * S, 32 * S, S // 2))
     look = second_look(0, event(6, 7), window, dense)
     assert look is not None and (look.window.start_us, look.window.end_us) == (round(18.5 * S), round(26.5 * S))
@@ -88,6 +90,25 @@ def test_the_second_look_is_denser_around_the_claim() -> None:
     assert whole is not None and (whole.window.start_us, whole.window.end_us) == (16 * S, 32 * S)
     assert len(whole.frames) == 32, "never more frames than the first look had"
     assert second_look(0, event(6, 7), window, frames(0, 1)) is None
+
+
+def test_the_first_look_is_the_look_without_verification_wherever_the_window_begins() -> None:
+    """Frames of 25 a second, sampled twice as densely as the model looks, in windows off the coarse grid."""
+    from pipeline.plan import Sampling
+
+    for fps in (Fraction(2), Fraction(30000, 1001), Fraction(1, 3)):
+        for start in (0, S // 4, 8 * S + 7, 3600 * S + S // 2):
+            window = Window("v", 0, start, start + 8 * S)
+
+            def shown(rate: Fraction, window: Window = window) -> list[int]:
+                """The frame at each grid time: those of 25 a second, presented at or before it."""
+                grid = Sampling(fps=rate).times_us(window.start_us, window.end_us)
+                return sorted({t // 40_000 * 40_000 for t in grid})
+
+            dense = np.array(shown(2 * fps), np.int64)
+            all_of_them = Frames(np.zeros((len(dense), 8, 8, 3), np.uint8), dense, dense + 40_000)
+            assert first_look(all_of_them, window, fps).time_us.tolist() == shown(fps)
+    assert len(first_look(frames(0, 1), Window("v", 0, 0, S), Fraction(2))) == 0
 
 
 # --- through a model --------------------------------------------------------------------------------------------------
@@ -134,8 +155,10 @@ def test_both_looks_are_kept(checkpoint: dict[str, str]) -> None:
     settings = {"prompt": checkpoint["prompt"], "max_new_tokens": 120}
     plain: Any = factory.load(settings)
     twice: Any = factory.load({**settings, "verify": 1.0, "verify_kinds": ["a", "b"]})
-    windows = [ranks.window(n) for n in (0, 2, 3)]
-    first = plain.watch([(window, first_look(shown)) for window, shown in windows])
+    windows = []
+    for window, shown in (ranks.window(n) for n in (0, 2, 3)):  # each frame stays until the next one comes
+        windows.append((window, replace(shown, end_us=np.append(shown.time_us[1:], window.end_us))))
+    first = plain.watch([(window, first_look(shown, window, Fraction(2))) for window, shown in windows])
     assert any(answer.events for answer in first), "the model must claim something"
     found = twice.watch(windows)
     looked = 0

@@ -1,0 +1,207 @@
+"""`--model openai:URL#NAME`: a model that a server has, such as vLLM, SGLang, llama.cpp or `transformers serve`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from model.interface import Model, ModelIdentity, ModelProfile
+from model.prompts import read_prompt
+from model.qwen3_vl.asking import DEFAULT_PROMPT, asked, at_least, doubt_of, known_only, own_fps, prompt_of, sampling_of
+from model.qwen3_vl.verify import DENSER, Doubt, SecondLooks
+from model.served.address import TOKEN, Address, Secret, token
+from model.served.client import ChatClient, EventLoop, TimeLimits, run_once
+from model.served.dialect import DIALECTS, Served, find_out
+from model.served.pictures import Encoding
+from model.served.watcher import Asking, ServedWatcher
+from pipeline.errors import UsageError
+from pipeline.plan import Windowing
+
+#: Raised when the same server would be asked or understood in another way.
+BEHAVIOUR_VERSION = 1
+FACTOR = 32  # px: sides of Qwen3-VL's frames are multiples of it, so that the server does not resize them again
+LIMITS = TimeLimits()
+FRAMES = ("auto", "images", "video")
+
+
+@dataclass(frozen=True, slots=True)
+class ServedSettings:
+    """What a user may choose. `dialect` auto: by asking the server (dialect.py). `frames` images: each with its time
+    as text; video: native video wherever the times of its frames survive it, else images; auto: video for vLLM, images
+    for the others. `pictures`: png keeps every pixel, jpeg (quality 95) is smaller. `time_decimals`: of the times in
+    text; 1 is Qwen3-VL's own form.
+
+    `in_flight`: requests at once, of one replica. `max_tokens`: of an answer. `token_variable`: the environment
+    variable with the server's token. `fingerprint`: stands for what the server says of its model in the configuration
+    hash, so that a new version of the server need not watch everything again. `body`: further fields of each request.
+    `connect_s` to `attempts`: see `client.TimeLimits`. `prompt` to `fps`: as of a Qwen3-VL checkpoint.
+
+    `server` and `token` go from the driver to the replicas and are no choice: what the server said of itself, and the
+    token that the driver's environment holds.
+    """
+
+    prompt: str = DEFAULT_PROMPT
+    prompt_text: str = ""
+    dialect: str = "auto"
+    frames: str = "auto"
+    pictures: str = "jpeg"
+    time_decimals: int = 1
+    in_flight: int = 16
+    max_tokens: int = 1024
+    token_variable: str = TOKEN
+    fingerprint: str = ""
+    body: Mapping[str, Any] = field(default_factory=dict)
+    connect_s: float = LIMITS.connect_s
+    first_s: float = LIMITS.first_s
+    idle_s: float = LIMITS.idle_s
+    total_s: float = LIMITS.total_s
+    outage_s: float = LIMITS.outage_s
+    attempts: int = LIMITS.attempts
+    verify: float = 0.0
+    verify_kinds: Sequence[str] = ()
+    fps: str = ""
+    server: Mapping[str, Any] | None = None
+    token: Secret | None = None
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> ServedSettings:
+        """Raises UsageError for a setting that is not known or has an impossible value."""
+        known_only("A served model", settings, cls.__dataclass_fields__)
+        chosen = cls(**settings)
+        if chosen.token is not None and not isinstance(chosen.token, Secret):
+            raise UsageError(f"the token comes from the environment: set ${chosen.token_variable}, or token_variable")
+        for name, choices in (("dialect", ("auto", *DIALECTS)), ("frames", FRAMES), ("pictures", get_args(Encoding))):
+            if getattr(chosen, name) not in choices:
+                raise UsageError(f"{name} = {getattr(chosen, name)!r}: choose one of {', '.join(choices)}")
+        at_least(chosen, in_flight=1, max_tokens=16, attempts=1, time_decimals=1)
+        for name in ("connect_s", "first_s", "idle_s", "total_s", "outage_s"):
+            value = getattr(chosen, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e6:
+                raise UsageError(f"{name} = {value!r}: must be a number of seconds")
+        if not isinstance(chosen.body, Mapping) or {"model", "messages", "stream"} & set(chosen.body):
+            raise UsageError('body: a JSON object such as {"top_k": 1}, without model, messages and stream')
+        doubt_of(chosen.verify, chosen.verify_kinds)
+        return chosen
+
+    @property
+    def doubt(self) -> Doubt | None:
+        return doubt_of(self.verify, self.verify_kinds)
+
+    @property
+    def limits(self) -> TimeLimits:
+        return TimeLimits(self.connect_s, self.first_s, self.idle_s, self.total_s, self.outage_s, self.attempts)
+
+
+class ServedFactory:
+    """The models of one server. `spec`: openai:URL#NAME."""
+
+    def __init__(self, spec: str) -> None:
+        self.address = Address.of(spec)
+        self._found: dict[tuple[str, str], Served] = {}
+
+    def profile(self, settings: Mapping[str, Any]) -> ModelProfile:
+        """Asks the server what it is, once. Raises ModelError where it does not answer, UsageError."""
+        chosen = ServedSettings.of(settings)
+        prompt, system = prompt_of(chosen.prompt, chosen.prompt_text)
+        question = asked(prompt, system, chosen.doubt)
+        served = self._served(chosen)
+        path = self.address.name.rstrip("/")
+        identity = ModelIdentity(
+            name=path.rpartition("/")[2] if path.startswith("/") else path,
+            weights_hash=served.hash,
+            settings={
+                "served": BEHAVIOUR_VERSION,
+                "server": served.as_json(),
+                "decoding": "greedy",
+                "max_tokens": chosen.max_tokens,
+                "frames": self._shown_as(chosen, served),
+                "pictures": chosen.pictures,
+                "time_decimals": chosen.time_decimals,
+                "body": dict(chosen.body),
+                **question,
+            },
+        )
+        return ModelProfile(
+            identity,
+            sampling_of(prompt, chosen.doubt, FACTOR),
+            prompt.windowing or Windowing(),
+            prompt.rules,
+            batch_windows=2 * chosen.in_flight,  # the next requests are there when the first are answered
+            notice=prompt.notice,
+            fps_multiple=1 if chosen.doubt is None else DENSER,
+            most_replicas=2,  # one asks while the other has just finished a batch; the server does the work
+        )
+
+    def for_cluster(
+        self,
+        settings: Mapping[str, Any],
+        resources: Mapping[str, float],
+        counted: Callable[[], Mapping[str, Any] | None],
+    ) -> dict[str, Any]:
+        """A prompt file's content, what the server said of itself and the token go along to the replicas."""
+        chosen = ServedSettings.of(settings)
+        placed = {**settings, "server": self._served(chosen).as_json(), "token": token(chosen.token_variable)}
+        if "prompt" in placed and "prompt_text" not in placed:
+            placed["prompt_text"] = read_prompt(placed["prompt"])
+        return placed
+
+    def summarise(self, settings: Mapping[str, Any], counted: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(counted)
+
+    def load(self, settings: Mapping[str, Any]) -> Model:
+        """Connects. Raises ModelError where the server is not to be reached."""
+        chosen = ServedSettings.of(settings)
+        served = self._served(chosen)
+        prompt, system = prompt_of(chosen.prompt, chosen.prompt_text)
+        encoding: Encoding = "png" if chosen.pictures == "png" else "jpeg"
+        video = self._shown_as(chosen, served) == "video"
+        asking = Asking(prompt, system, video, encoding, chosen.time_decimals, chosen.max_tokens, chosen.body)
+        twice = None if chosen.doubt is None else SecondLooks(chosen.doubt, own_fps(chosen.fps, prompt))
+        loop = EventLoop()
+
+        async def connect() -> ChatClient:
+            client = self._client(chosen)
+            try:
+                await client.facts(f"{self.address.base}/models")
+            except BaseException:
+                await client.close()
+                raise
+            return client
+
+        try:
+            return ServedWatcher(loop, loop.run(connect()), served, asking, twice)
+        except BaseException:
+            loop.close()
+            raise
+
+    def _client(self, chosen: ServedSettings) -> ChatClient:
+        return ChatClient(self.address, chosen.token or token(chosen.token_variable), chosen.limits, chosen.in_flight)
+
+    def _served(self, chosen: ServedSettings) -> Served:
+        if chosen.server is not None:
+            return Served(**chosen.server)
+        key = (chosen.dialect, chosen.fingerprint)
+
+        async def ask() -> Served:
+            client = self._client(chosen)
+            try:
+                return await find_out(client, *key)
+            finally:
+                await client.close()
+
+        if key not in self._found:
+            self._found[key] = run_once(ask)
+        return self._found[key]
+
+    @staticmethod
+    def _shown_as(chosen: ServedSettings, served: Served) -> str:
+        """images, or video wherever times survive it. Raises UsageError where they never do."""
+        if chosen.frames == "video" and not (served.native_video or served.dialect == "sglang"):
+            raise UsageError(
+                f"frames = video: {served.dialect} {served.version} would sample the video anew and lose the frames' "
+                "own times; images keep them"
+            )
+        if chosen.frames == "auto":
+            return "video" if served.native_video else "images"
+        return chosen.frames

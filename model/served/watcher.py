@@ -1,0 +1,175 @@
+"""A served model behind the model interface: windows become requests, what comes back is believed only as far as it
+can be checked."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from model.prompts import Prompt
+from model.qwen3_vl.answer import answer_schema, parse_answer
+from model.qwen3_vl.verify import SecondLooks
+from model.served.client import ChatClient, EventLoop, Failed, Unavailable
+from model.served.dialect import Served
+from model.served.pictures import Encoding, as_images, as_mp4, as_vllm_video, on_grid
+from model.served.stream import Reply
+from pipeline.errors import ModelError
+from pipeline.event import WindowEvents
+from pipeline.frames import Frames
+from pipeline.plan import Window
+
+#: As frames of a video with a time each (vLLM), as a video file on the server's own grid (SGLang), as images.
+Form = Literal["frames", "file", "images"]
+FORMS: tuple[Form, ...] = ("frames", "file", "images")
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How windows are shown and asked about. `video`: as native video where the times survive it. `extra`: further
+    fields of each request."""
+
+    prompt: Prompt
+    system: str
+    video: bool
+    encoding: Encoding
+    decimals: int
+    max_tokens: int
+    extra: Mapping[str, Any]
+
+
+class ServedWatcher:
+    """A `Model`: up to the client's `in_flight` windows are asked about at once. Raises ModelError for a window that
+    the server refuses, RuntimeError where the server fails or is gone for too long."""
+
+    def __init__(
+        self, loop: EventLoop, client: ChatClient, served: Served, asking: Asking, twice: SecondLooks | None = None
+    ) -> None:
+        self._loop, self._client, self._served, self._asking = loop, client, served, asking
+        self._twice = twice
+        self._kept: dict[Window, WindowEvents] = {}  # answered in a batch in which another window failed
+        self._tokens_in = self._tokens_out = 0
+        self._shown: dict[str, int] = dict.fromkeys(FORMS, 0)
+
+    def watch(self, batch: Sequence[tuple[Window, Frames]]) -> list[WindowEvents]:
+        try:
+            if self._twice is None:
+                return self._look(batch)
+            seen = self._look(self._twice.first(batch))
+            looks = self._twice.needed(batch, seen)
+            again = self._look([(look.window, look.frames) for those in looks for look in those])
+            return self._twice.judged(seen, looks, again)
+        except (Unavailable, Failed) as error:
+            # Not the windows' fault: a replica that ends is started again, and its start tells whether it can work.
+            raise RuntimeError(str(error)) from None
+
+    def report(self) -> dict[str, Any]:
+        """Requests, retries, seconds of waiting between tries, tokens as the server counts them, windows by form."""
+        counted: dict[str, Any] = {
+            **asdict(self._client.counts),
+            "prefill_tokens": self._tokens_in,
+            "decode_tokens": self._tokens_out,
+            "shown_as": dict(self._shown),
+        }
+        return counted if self._twice is None else {**counted, "second_looks": dict(self._twice.verdicts)}
+
+    def close(self) -> None:
+        self._loop.run(self._client.close())
+        self._loop.close()
+
+    def _look(self, batch: Sequence[tuple[Window, Frames]]) -> list[WindowEvents]:
+        async def all_of_them() -> list[WindowEvents | BaseException]:
+            asked = (self._ask(window, frames) for window, frames in batch)
+            return await asyncio.gather(*asked, return_exceptions=True)
+
+        answers = self._loop.run(all_of_them())
+        wrong = [answer for answer in answers if isinstance(answer, BaseException)]
+        if wrong:
+            good = [answer for answer in answers if isinstance(answer, WindowEvents)]
+            self._kept |= {answer.window: answer for answer in good}
+            raise next((e for e in wrong if not isinstance(e, ModelError)), wrong[0])
+        self._kept.clear()
+        return [answer for answer in answers if isinstance(answer, WindowEvents)]
+
+    async def _ask(self, window: Window, frames: Frames) -> WindowEvents:
+        if (kept := self._kept.get(window)) is not None:
+            return kept
+        if len(frames) == 0:
+            return WindowEvents(window, ())
+        began = time.perf_counter()
+        reply = await self._client.complete(lambda: self._request(window, frames))
+        self._tokens_in += reply.input_tokens
+        self._tokens_out += reply.output_tokens
+        return self._events(window, frames, reply, time.perf_counter() - began)
+
+    def _request(self, window: Window, frames: Frames) -> dict[str, Any]:
+        """The body of the request. Called in a thread."""
+        asking, times_us = self._asking, _relative_us(window, frames)
+        further: dict[str, Any] = {}
+        form = self._form(times_us)
+        if form == "frames":
+            shown, further = as_vllm_video(frames.pixels, times_us, asking.encoding)
+        elif form == "file":
+            shown = as_mp4(frames.pixels)
+        else:
+            shown = as_images(frames.pixels, times_us, asking.encoding, asking.decimals)
+        user = [*shown, {"type": "text", "text": asking.prompt.user}]
+        schema = answer_schema(asking.prompt.answer, window.end_us - window.start_us)
+        system = [{"role": "system", "content": asking.system}] if asking.system else []
+        usage = {} if self._served.dialect == "transformers" else {"stream_options": {"include_usage": True}}
+        return {
+            "model": self._client.address.name,
+            "messages": [*system, {"role": "user", "content": user}],
+            "temperature": 0,
+            "max_tokens": asking.max_tokens,
+            **usage,
+            **self._served.constraint(_for_servers(schema)),
+            **further,
+            **asking.extra,
+        }
+
+    def _form(self, times_us: Sequence[int]) -> Form:
+        if not self._asking.video:
+            return "images"
+        if self._served.native_video:
+            return "frames"
+        return "file" if on_grid(times_us) else "images"
+
+    def _events(self, window: Window, frames: Frames, reply: Reply, seconds: float) -> WindowEvents:
+        text = bare(reply.text)
+        length_us, times_us = window.end_us - window.start_us, _relative_us(window, frames)
+        form = self._form(times_us)
+        self._shown[form] += 1
+        together = 1 if form == "images" else 2  # frames of a video are seen, and their times told, in pairs
+        events, whole = parse_answer(text, self._asking.prompt.answer, length_us, times_us, together)
+        return WindowEvents(
+            window,
+            events,
+            model_s=seconds,
+            input_tokens=reply.input_tokens,
+            output_tokens=reply.output_tokens,
+            truncated=not (whole and reply.finish == "stop"),
+            answer=text,
+        )
+
+
+def bare(text: str) -> str:
+    """An answer without the thoughts before it and the fence around it that models write where nothing stops them."""
+    text = text.rpartition("</think>")[2].strip()
+    if text.startswith("```"):
+        text = text.partition("\n")[2].removesuffix("```").strip()
+    return text
+
+
+def _for_servers(schema: Any) -> Any:
+    """A schema without `multipleOf`, which some servers refuse and the others ignore; it was rounding only."""
+    if isinstance(schema, dict):
+        return {k: _for_servers(v) for k, v in schema.items() if k != "multipleOf" or isinstance(v, dict)}
+    return [_for_servers(v) for v in schema] if isinstance(schema, list) else schema
+
+
+def _relative_us(window: Window, frames: Frames) -> list[int]:
+    """Times of the frames from the window's start on. A frame shown since before it counts from the start."""
+    return [max(0, int(t) - window.start_us) for t in frames.time_us]
