@@ -167,7 +167,7 @@ def _published_profile(model: str) -> ModelProfile:
 
     from model.interface import ModelIdentity, ModelProfile
     from model.prompts import load_prompt
-    from model.qwen3_vl import DEFAULT_MAX_PIXELS
+    from model.qwen3_vl.asking import DEFAULT_MAX_PIXELS
     from pipeline.plan import Sampling, Windowing
 
     prompt = load_prompt("events")

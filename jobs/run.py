@@ -137,6 +137,8 @@ def run(
     factory = find_model(model)
     profile = factory.profile(settings)
     config = configure(profile, fps, window_s, overlap_s, short_side, tolerance_s, decoder, redact)
+    if profile.fps_multiple > 1 and fps is not None:
+        settings["fps"] = str(config.sampling.fps / profile.fps_multiple)
     if replicas is not None and replicas < 1:
         raise UsageError(f"--replicas {replicas}: must be at least 1")
     if max_replicas is not None and (max_replicas < 1 or replicas is not None):
