@@ -31,13 +31,14 @@ _VIDEO = {
 }
 
 
-def _said(found: dict[int, Any], *statuses: int) -> dict[str, Any]:
-    said = answers(None, *statuses)
-    said["responses"] |= found
-    return {**said, "response_class": Response}
+def said(found: dict[int, Any], *statuses: int) -> dict[str, Any]:
+    """What a route's documentation says of answers that are no JSON."""
+    known = answers(None, *statuses)
+    known["responses"] |= found
+    return {**known, "response_class": Response}
 
 
-@router.get("/still", **_said(_JPEG, 404, 409, 410))
+@router.get("/still", **said(_JPEG, 404, 409, 410))
 async def still(
     request: Request,
     site: SiteOf,
@@ -47,7 +48,7 @@ async def still(
 ) -> Response:
     """The frame that a player shows at `t`."""
     time_us, height = us(t), height // 2 * 2
-    entry, uri = await site.ask(lambda: _shown(site, video))
+    entry, uri = await site.ask(lambda: shown(site, video))
     found = site.stills.known(entry.video_id, time_us, height)
     if found is None:
         _check_inside(entry, uri, time_us)
@@ -56,7 +57,7 @@ async def still(
     return Response(found.jpeg, 200, headers, "image/jpeg")
 
 
-def _shown(site: Site, video: str) -> tuple[Entry, str]:
+def shown(site: Site, video: str) -> tuple[Entry, str]:
     """A video, in any run, and the file or object that may be shown."""
     runs = site.archive.query.runs_of(site.archive.video_id(video))
     for entry in runs:
@@ -78,7 +79,7 @@ def _check_inside(entry: Entry, uri: str, time_us: int) -> None:
 
 
 @router.head("/media", include_in_schema=False)
-@router.get("/media", **_said(_VIDEO, 404, 409, 410, 416))
+@router.get("/media", **said(_VIDEO, 404, 409, 410, 416))
 async def media(
     request: Request,
     site: SiteOf,
@@ -88,7 +89,7 @@ async def media(
     ] = None,
 ) -> Response:
     """The video's bytes, by range."""
-    entry, uri = await site.ask(lambda: _shown(site, video))
+    entry, uri = await site.ask(lambda: shown(site, video))
     if not site.streams.acquire(blocking=False):
         raise Problem(503, "busy", "too many videos are being sent: ask again in a few seconds", retry_s=5)
     try:
@@ -129,7 +130,7 @@ def _remuxed(site: Site, entry: Entry, uri: str) -> int:
     return site.remuxed.open(entry.video_id, uri)
 
 
-@router.get("/clip", **_said(_VIDEO, 404, 409, 410, 416))
+@router.get("/clip", **said(_VIDEO, 404, 409, 410, 416))
 async def clip(request: Request, site: SiteOf, video: VideoPath, start: Time, end: Time) -> Response:
     """Exactly the span from `start` to `end`, as MP4."""
     start_us, end_us = us(start), us(end)
@@ -137,7 +138,7 @@ async def clip(request: Request, site: SiteOf, video: VideoPath, start: Time, en
         raise Problem(422, "empty", f"the span from {format_time(start_us)} to {format_time(end_us)} is empty")
     if end_us - start_us > site.limits.clip_s * 1e6:
         raise Problem(422, "too_long", f"a clip of more than {site.limits.clip_s:g} s: take the video itself")
-    entry, uri = await site.ask(lambda: _shown(site, video))
+    entry, uri = await site.ask(lambda: shown(site, video))
     _check_inside(entry, uri, start_us)
 
     def cut() -> int:
@@ -171,7 +172,7 @@ def _written(site: Site, suffix: str, write: Callable[[Path], None]) -> int:
         Path(name).unlink(missing_ok=True)
 
 
-@router.get("/sheet", **_said(_JPEG, 404, 409, 410))
+@router.get("/sheet", **said(_JPEG, 404, 409, 410))
 async def sheet(
     request: Request,
     site: SiteOf,
@@ -182,7 +183,7 @@ async def sheet(
     run: RunId = None,
 ) -> Response:
     """The whole video in one picture: stills at even steps, and what begins under each."""
-    entry, uri = await site.ask(lambda: _shown(site, video))
+    entry, uri = await site.ask(lambda: shown(site, video))
 
     def draw() -> bytes:
         from pipeline.sheet import sheet
@@ -198,7 +199,7 @@ _FILES = {"vtt": "text/vtt", "srt": "application/x-subrip", "csv": "text/csv", "
 _TEXT = {200: {"content": {kind: {} for kind in _FILES.values()}, "description": "a file to keep"}}
 
 
-@router.get("/export", **_said(_TEXT, 404))
+@router.get("/export", **said(_TEXT, 404))
 async def export(
     request: Request,
     site: SiteOf,

@@ -22,12 +22,15 @@ class Limits:
     streams: int = 64  # of these, live streams and videos being sent, each
     quick_threads: int = 8  # lookups
     heavy_threads: int = 2  # decoding, cutting, sums over the whole log
+    encode_threads: int = 2  # seconds of video made for browsers that cannot decode it
+    encode_waiting: int = 32  # of these: 503
     waiting: int = 64  # pieces of work that wait for a thread: 503
     quick_s: float = 20.0  # 504
     heavy_s: float = 90.0
     rows: int = 1000  # of one page
     clip_s: float = 600.0  # longest clip
     stills_bytes: int = 64 << 20  # kept in memory
+    segments_bytes: int = 256 << 20  # such seconds kept in memory
     remux_bytes: int = 4 << 30  # largest file that is put into another container for the browser, and all of them
 
 

@@ -60,10 +60,19 @@ class Provenance(BaseModel):
     windows: list[Window]
 
 
+class Segments(BaseModel):
+    """`url`?n=0, 1, 2, ...: `length_us` of the video each, as H.264 and AAC."""
+
+    url: str
+    length_us: int
+    codecs: list[str]
+
+
 class Play(BaseModel):
-    how: str = Field(description="direct, remux (a copy of the streams in MP4), or stills (no browser plays it)")
+    how: str = Field(description="direct, remux (a copy of the streams in MP4), encode (by segments), or none")
     url: str | None
     original: str
+    segments: Segments | None = Field(description="what plays where a browser cannot decode the video itself")
     reason: str | None = Field(description="why there are no pictures, where there are none")
 
 

@@ -13,6 +13,7 @@ from fastapi import Depends, Path, Query, Request
 from jobs.serve import shapes
 from jobs.serve.archive import Archive
 from jobs.serve.finding import Finding
+from jobs.serve.holding import Holding
 from jobs.serve.looking import Looking
 from jobs.serve.remux import Remuxed
 from jobs.serve.rooted import Rooted
@@ -40,6 +41,8 @@ class Site:
         self.quick = Pool("quick", self.limits.quick_threads, 4 * self.limits.waiting, self.limits.quick_s)
         self.heavy = Pool("heavy", self.limits.heavy_threads, self.limits.waiting, self.limits.heavy_s)
         self.folder = tempfile.mkdtemp(prefix="secondsight-serve-")
+        self.encoder = Pool("encode", self.limits.encode_threads, self.limits.encode_waiting, self.limits.heavy_s)
+        self.segments: Holding[bytes] = Holding(self.limits.segments_bytes, len)
         self.stills = Stills(self.limits.stills_bytes)
         self.remuxed = Remuxed(self.folder, self.limits.remux_bytes)
         self._videos: dict[str, tuple[int | None, int | None, int | None]] = {}
@@ -52,6 +55,10 @@ class Site:
     async def work(self, call: Callable[[], T]) -> T:
         """Something that takes a while."""
         return await self.heavy.run(call)
+
+    async def encode(self, call: Callable[[], T]) -> T:
+        """Seconds of a video for a player, which stills must not wait for."""
+        return await self.encoder.run(call)
 
     def sizes(self, video_id: str) -> int | None:
         """Bytes of the file that was watched, as the log has it."""
@@ -73,6 +80,7 @@ class Site:
     def close(self) -> None:
         self.quick.close()
         self.heavy.close()
+        self.encoder.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -10,8 +10,10 @@ from starlette.responses import Response
 from jobs.serve import cursor as cursors
 from jobs.serve import shapes
 from jobs.serve.archive import Facts
+from jobs.serve.encoding import SEGMENT_US
 from jobs.serve.reply import Problem, reply
 from jobs.serve.site import Cursor, KindList, Rows, RunId, Site, SiteOf, VideoPath, answers
+from pipeline.clips.segment import CODECS
 from pipeline.log.lookup import Filter
 from pipeline.query import Match
 from pipeline.query.spans import density
@@ -162,15 +164,18 @@ def _play(site: Site, row: dict[str, Any]) -> dict[str, Any]:
     try:
         uri = site.rooted.first(site.archive.query.runs_of(row["video_id"])[-1])
     except Problem as problem:
-        return {"how": "none", "url": None, "original": path, "reason": problem.message}
+        return {"how": "none", "url": None, "original": path, "reason": problem.message, "segments": None}
     except IndexError:
-        return {"how": "none", "url": None, "original": path, "reason": "no run has put it into the log"}
+        reason = "no run has put it into the log"
+        return {"how": "none", "url": None, "original": path, "reason": reason, "segments": None}
+    segments = {"url": f"/api/videos/{row['video_id']}/segment", "length_us": SEGMENT_US, "codecs": list(CODECS)}
+    how: dict[str, Any] = {"original": path, "reason": None, "segments": segments}
     suffix, codec = uri.rsplit(".", 1)[-1].lower(), (row["codec"] or "").lower()
     if codec in PLAYED.get(suffix, ()):
-        return {"how": "direct", "url": path, "original": path, "reason": None}
+        return {"how": "direct", "url": path, **how}
     if codec in REMUXED and (row["size_bytes"] or 0) <= site.limits.remux_bytes:
-        return {"how": "remux", "url": f"{path}?container=mp4", "original": path, "reason": None}
-    return {"how": "stills", "url": None, "original": path, "reason": None}
+        return {"how": "remux", "url": f"{path}?container=mp4", **how}
+    return {"how": "encode", "url": None, **how}
 
 
 # -- events as columns

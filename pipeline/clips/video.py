@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from typing import Protocol
 
@@ -140,7 +140,7 @@ class Copied:
                 if pts is None or pts > times[-1]:
                     break
                 if pts in wanted:
-                    yield from encoder.encode(_plain(frame, pts, self._base))
+                    yield from encoder.encode(plain(frame, pts, self._base))
         yield from encoder.encode(None)
 
     def _encoder(self) -> av.VideoCodecContext:
@@ -170,7 +170,10 @@ class _Unfit(Exception):
 
 
 class Encoded:
-    """Every frame encoded anew: H.264, or VP9 in WebM; upright, with square pixels, at its exact microsecond."""
+    """Every frame encoded anew: H.264, or VP9 in WebM; upright, with square pixels, at its exact microsecond.
+
+    `short_side`: smaller pictures, px; `options`: of the encoder, over its usual ones.
+    """
 
     def __init__(
         self,
@@ -179,14 +182,18 @@ class Encoded:
         start_us: int,
         end_us: int,
         edit: Callable[[Picture], Picture] | None,
+        short_side: int | None = None,
+        options: Mapping[str, str] | None = None,
     ) -> None:
         self.frames = self.copied = 0
         self._source, self._start_us, self._end_us, self._edit = source, start_us, end_us, edit
         video, context = source.video, source.stream.codec_context
-        self._width, self._height = Sampling(short_side=None).size(video.width, video.height)
+        self._width, self._height = Sampling(short_side=short_side).size(video.width, video.height)
         self._convert = Converter(self._width, self._height, sample_aspect(source.stream))
         name = "libvpx-vp9" if container.format.name == "webm" else "libx264"
-        stream = container.add_stream(name, rate=source.stream.guessed_rate or 25, options=_OPTIONS[name])
+        stream = container.add_stream(
+            name, rate=source.stream.guessed_rate or 25, options=_OPTIONS[name] | dict(options or {})
+        )
         assert isinstance(stream, av.VideoStream)
         self._stream = stream
         encoder = self._stream.codec_context
@@ -245,7 +252,7 @@ class Encoded:
         turn = orientation(frame)
         upright = not (turn.transposed or turn.flip_x or turn.flip_y)
         if self._direct and upright and (frame.width, frame.height) == (self._width, self._height):
-            return _plain(frame.reformat(format="yuv420p", dst_color_range=ColorRange.MPEG, threads=1), at_us, _US)
+            return plain(frame.reformat(format="yuv420p", dst_color_range=ColorRange.MPEG, threads=1), at_us, _US)
         pixels = self._convert(frame)
         if self._edit is not None:
             pixels = self._edit(pixels)
@@ -253,10 +260,10 @@ class Encoded:
         picture = picture.reformat(
             format="yuv420p", dst_colorspace=self._space, dst_color_range=ColorRange.MPEG, threads=1
         )
-        return _plain(picture, at_us, _US)
+        return plain(picture, at_us, _US)
 
 
-def _plain(frame: av.VideoFrame, pts: int, base: Fraction) -> av.VideoFrame:
+def plain(frame: av.VideoFrame, pts: int, base: Fraction) -> av.VideoFrame:
     """The frame at another time, its kind of picture for the encoder to choose."""
     frame.pts, frame.time_base = pts, base
     frame.pict_type = 0

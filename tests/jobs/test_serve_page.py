@@ -28,7 +28,11 @@ def served(tmp_path_factory: pytest.TempPathFactory, make_clip: Any) -> Served:
 
 @pytest.fixture(scope="module")
 def address(served: Served) -> Iterator[str]:
-    """A server as `secondsight serve` runs it, in a thread, with a token."""
+    yield from served_at(served.log)
+
+
+def served_at(log: Path) -> Iterator[str]:
+    """A server as `secondsight serve` runs it, in a thread, with a token; its address."""
     import uvicorn
 
     from jobs.serve.app import create_app
@@ -36,7 +40,7 @@ def address(served: Served) -> Iterator[str]:
 
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
-    app = create_app(Settings(str(served.log), token=TOKEN))
+    app = create_app(Settings(str(log), token=TOKEN))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()

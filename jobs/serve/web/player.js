@@ -1,5 +1,6 @@
 // A video with the controls that this page needs. Where no browser plays it, its stills stand in for it.
 
+import { Segments, canPlaySegments } from "./segments.js";
 import { button, clock, el, fill, icon, later, still } from "./lib.js";
 
 const RATES = [0.25, 0.5, 1, 1.5, 2, 4];
@@ -22,24 +23,42 @@ export class Player {
       this.time, el("div", { class: "spacer" }), this.rate, this.captionButton, this.soundButton, button("full", "Full screen", () => this.full()));
     this.node = el("section", { class: "player", "aria-label": "Player" }, this.screen, this.bar);
     if (facts.play.how === "none") this.none(facts.play.reason);
-    else if (facts.play.how === "stills") this.stills("No browser plays this kind of video: its stills stand in for it.");
+    else if (facts.play.how === "encode") this.encoded("This browser plays no such video, nor what the server would make of it: its stills stand in for it.");
+    else if (facts.codec === "hevc" && !document.createElement("video").canPlayType('video/mp4; codecs="hvc1.1.6.L93.B0"')) this.encoded("This browser cannot play HEVC: its stills stand in for it.");
     else this.video(facts.play.url);
     this.tell();
   }
 
-  video(url) {
+  video(url, segments = null) {
     this.media = el("video", { preload: "auto", playsinline: true, "aria-label": "Video" });
     this.media.addEventListener("play", () => this.playing());
     this.media.addEventListener("pause", () => this.playing());
     this.media.addEventListener("seeked", () => this.tell());
     this.media.addEventListener("click", () => this.toggle());
     this.media.addEventListener("error", () => this.failed());
-    this.media.src = url;
+    // Where the picture cannot be decoded but the sound can, browsers play that alone.
+    this.media.addEventListener("loadedmetadata", () => { if (!this.media?.videoWidth) this.failed(); });
+    if (segments) this.segments = new Segments(this.media, segments, this.duration, (why) => this.stills(why));
+    else this.media.src = url;
     fill(this.screen, this.media);
   }
 
+  // As the server encodes it, a few seconds at a time; else its stills.
+  encoded(why) {
+    const { segments } = this.facts.play;
+    if (this.segments || !segments || !canPlaySegments(segments)) return this.stills(why);
+    const at = this.now, on = this.wanted;
+    this.media?.removeAttribute("src");
+    this.media = null;
+    this.video(null, segments);
+    this.seek(at, true);
+    if (on) this.media.play().catch(() => {});
+  }
+
   async failed() {
-    const code = this.media?.error?.code;
+    const code = this.media?.error?.code; // none where only the picture is missing
+    this.wanted = !this.paused || this.wanted;
+    if (this.segments) return this.stills("This browser cannot play the video: its stills stand in for it.");
     let why = "This browser cannot play the video: its stills stand in for it.";
     try { // what the server says of it, where it refuses
       const answer = await fetch(this.facts.play.url, { headers: { Range: "bytes=0-0" } });
@@ -48,6 +67,10 @@ export class Player {
         this.tried = true;
         this.media.src = `${this.facts.play.original}?container=mp4`;
         this.media.currentTime = this.now / 1e6;
+        return;
+      }
+      else {
+        this.encoded(why);
         return;
       }
     } catch { /* the stills say the rest */ }
@@ -62,6 +85,7 @@ export class Player {
 
   // One picture after another, at the pace at which they come.
   stills(why) {
+    this.segments?.destroy();
     this.media = null;
     this.image = el("img", { alt: "" });
     const note = el("p", { class: "note" }, why);
@@ -175,6 +199,7 @@ export class Player {
   }
 
   destroy() {
+    this.segments?.destroy();
     cancelAnimationFrame(this.frameRequest);
     clearInterval(this.timer);
     if (this.media) {
