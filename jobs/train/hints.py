@@ -52,6 +52,7 @@ def hints(sample: Sample) -> npt.NDArray[np.int64]:
     found = np.zeros((len(times) // 2, len(CLASSES)), np.int64)
     n = len(_COLOURS)
     found[:, -2:] = 10
+    before = sample.start_us
     for row, (first, second) in zip(found, zip(times[::2], times[1::2], strict=True), strict=True):
         for shot, share in sample.world.layers(second):
             for thing in shot.scene.things if share >= 0.5 else ():
@@ -61,10 +62,11 @@ def hints(sample: Sample) -> npt.NDArray[np.int64]:
                     row[_COLOURS.index(str(colour))] = 1 + SHAPES.index(str(at.shape[at.shape[2] >= 0.5]))
         for event in meant:
             if event.kind == "cut":
-                if first < event.start_us <= second:
+                if before < event.start_us <= second:  # also one between this pair and the last
                     row[2 * n] = _SCREEN.index("cut")
             elif event.start_us < second and event.end_us > first:
                 _hint(row, event.kind, event.text)
+        before = second
     return found
 
 

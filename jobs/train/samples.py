@@ -55,13 +55,14 @@ class Sample:
 @dataclass(frozen=True, slots=True)
 class Difficulty:
     """What the curriculum turns: `aspects` weights of 16:9, 4:3, 9:16, 1:1; `full` windows that are not cut short by
-    the end of their video; `spoiled` frames that went through a lossy codec.
+    the end or the beginning of their video; `spoiled` frames that went through a lossy codec; `titles` videos that
+    open on a card.
     """
 
     aspects: tuple[float, float, float, float] = (0.6, 0.2, 0.1, 0.1)
     full: float = 0.85
     spoiled: float = 0.3
-    titles: float = 0.2
+    titles: float = 0.4
 
 
 def samples(
@@ -125,7 +126,7 @@ def _still_life(rng: np.random.Generator, width: float, height: float) -> World:
         things.append(Thing(shape, colours.pop(), float(x), float(y), float(size), acts))
     captions: tuple[Caption, ...] = ()
     if (chance := rng.random()) < 0.85:
-        title = _title(rng, Difficulty(titles=1.0)) if chance < 0.1 else None
+        title = _title(rng, Difficulty(titles=1.0)) if chance < 0.2 else None
         captions = (Caption(title or _words(rng), 0, end_us, "title" if title else "lower"),)
     scene = Scene(*background, random_glows(rng, width, height), tuple(things), captions)
     return World(width, height, end_us, (Shot(scene, 0, end_us),), ())
@@ -202,20 +203,29 @@ def _windows(
     assert prompt.fps is not None
     painter, size, shrink, quality = _look_of(rng, prompt, world, aspect, difficulty)
     presented = _presented(rng, duration_us)
+    whole_us = (prompt.windowing or Windowing()).length_us
+    period_us = SECOND_US * prompt.fps.denominator // prompt.fps.numerator
     found = []
     for _ in range(count):
-        start_us = int(rng.integers(0, duration_us - length_us + 1))
-        if rng.random() < 0.15:
-            start_us = 0
-        elif length_us < (prompt.windowing or Windowing()).length_us:
-            start_us = duration_us - length_us
-        wanted = [start_us + k * SECOND_US * prompt.fps.denominator // prompt.fps.numerator for k in range(64)]
-        at = [presented(t) for t in wanted if t < start_us + length_us]
+        start_us, end_us = _span(rng, duration_us, length_us, whole_us, period_us)
+        at = [presented(t) for t in range(start_us, end_us, period_us) if t >= 0]
         pixels = np.stack([_seen(painter.frame(t), size, shrink, quality) for t in at])
         frame_us = tuple(max(0, t - start_us) for t in at)
-        told = told_of(meant, start_us, length_us, frame_us, prompt.answer.max_events)
+        told = told_of(meant, start_us, end_us - start_us, frame_us, prompt.answer.max_events)
         found.append(Sample(pixels, frame_us, told, world, start_us))
     return found
+
+
+def _span(rng: np.random.Generator, duration_us: int, length_us: int, whole_us: int, period_us: int) -> tuple[int, int]:
+    """Start and end of a window that has frames for `length_us`. Where that is not its whole length, its video ends in
+    it, or begins in it, as the first of a video does whose time does not begin at 0."""
+    if length_us == whole_us:
+        start_us = 0 if rng.random() < 0.15 else int(rng.integers(0, duration_us - length_us + 1))
+        return start_us, start_us + length_us
+    if rng.random() < 0.6:
+        return duration_us - length_us, duration_us
+    start_us = int(rng.integers(period_us)) - (whole_us - length_us) // period_us * period_us
+    return start_us, start_us + whole_us
 
 
 def _words(rng: np.random.Generator) -> str:
@@ -241,7 +251,7 @@ def _look_of(
 def _title(rng: np.random.Generator, difficulty: Difficulty) -> str | None:
     if rng.random() >= difficulty.titles:
         return None
-    if rng.random() < 0.5:
+    if rng.random() < 0.25:
         return str(rng.choice([film.title for film in FILMS]))
     return " ".join(str(word) for word in rng.permutation(WORDS)[: rng.integers(1, 3)])
 

@@ -161,6 +161,16 @@ def test_acts_are_told_only_where_half_of_them_shows() -> None:
         assert told_of([event], 5 * SECOND_US, 8 * SECOND_US, frames, 16)[0].start_us == 2 * SECOND_US
 
 
+def test_short_windows_show_the_end_or_the_beginning_of_their_video() -> None:
+    found = [s for seed in range(6) for s in next(samples([2, seed], WORLD, 6, Difficulty(full=0.0)))]
+    late = [s for s in found if s.start_us < 0]
+    assert 5 < len(late) < len(found)
+    for s in late:
+        assert 0 <= s.start_us + s.frame_us[0] < 500_000 and s.frame_us[-1] >= 7_400_000
+        assert all(e.start_us + 100_000 >= s.frame_us[0] - 500_000 for e in s.told)
+        assert all(any(abs(e.start_us - t.start_us + s.start_us) <= 50_000 for t in events(s.world)) for e in s.told)
+
+
 def test_hints_tell_what_is_there() -> None:
     batch = next(samples([1, 2], WORLD, 8, Difficulty(full=1.0)))
     for s in batch:
