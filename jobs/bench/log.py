@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
                 large_log(kept / f"log-{size}", size)
             return 0
         if args.only in (None, "write"):
-            figures["write"] = writing(folder / "written", 100 if args.quick else 500)
+            figures["write"] = writing(folder / "written", 100 if args.quick else 1000)
             print_rows("writing through EventLog.commit", figures["write"])
             figures["commit"] = committing(folder, quick=args.quick, s3=not args.no_s3)
             print_rows("commits of small videos (10 events each), one committer", figures["commit"])

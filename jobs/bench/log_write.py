@@ -62,7 +62,10 @@ def begun(uri: str) -> EventLog:
 
 
 def writing(path: Path, videos: int) -> list[dict[str, Any]]:
-    """Events per second of one process, from records to committed rows; then of the compaction of the result."""
+    """Events per second of one process, from records to committed rows; then of the compaction of the result.
+
+    "MB more": the memory that this took beside the records.
+    """
     generator = random.Random(1)
     results = [some_result(f"{i}.mp4", PER_VIDEO, generator) for i in range(videos)]
     huge = some_result("huge.mp4", videos * PER_VIDEO, generator)
@@ -75,24 +78,35 @@ def writing(path: Path, videos: int) -> list[dict[str, Any]]:
         ("tiny videos", tiny, 500),
     ]
     for what, batch, group in kinds:
+        before = _memory(reset=True)
         wall, cpu = time.perf_counter(), time.process_time()
         for at in range(0, len(batch), group):
             log.commit(batch[at : at + group])
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         events = sum(len(r.events) for r in batch)
         rows.append({"what": what, "events": events, "events/s": events / wall, "events/s of CPU": events / cpu})
-        rows[-1]["videos/s"] = len(batch) / wall
+        rows[-1] |= {"videos/s": len(batch) / wall, "videos/s of CPU": len(batch) / cpu}
+        rows[-1]["MB more"] = _memory() - before
     size = sum(f.size_bytes for f in log.snapshot().files("events"))
     total = sum(row["events"] for row in rows)
     rows[0]["bytes/event"] = size / total
+    before = _memory(reset=True)
     wall, cpu = time.perf_counter(), time.process_time()
     log.compact()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    rates = {"events/s": total / wall, "events/s of CPU": total / cpu}
+    rates = {"events/s": total / wall, "events/s of CPU": total / cpu, "MB more": _memory() - before}
     rows.append({"what": "compaction of all that", "events": total, **rates})
     size = sum(f.size_bytes for f in log.snapshot().files("events"))
     rows[-1]["bytes/event"] = size / total
     return rows
+
+
+def _memory(reset: bool = False) -> float:
+    """The most memory in MB that this process has had since the last reset."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    (line,) = (at for at in Path("/proc/self/status").read_text().splitlines() if at.startswith("VmHWM"))
+    return int(line.split()[1]) / 1e3
 
 
 def committing(folder: Path, quick: bool, s3: bool) -> list[dict[str, Any]]:
