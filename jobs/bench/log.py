@@ -34,6 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--make", action="store_true", help="only make the large logs in --folder")
     parser.add_argument("--only", choices=["write", "upkeep", "seconds"], help="only this part")
     parser.add_argument("--questions", type=int, default=200, help="asked of each engine (default: 200)")
+    parser.add_argument(
+        "--sqlite-up-to", type=float, default=1e8, metavar="EVENTS", help="make SQLite's table up to this size"
+    )
     parser.add_argument("--no-s3", action="store_true", help="leave out the S3 server")
     parser.add_argument("--json", metavar="FILE", help="write the figures there")
     parser.add_argument("--picture", metavar="FILE", help="draw the growth curve there (SVG)")
@@ -57,7 +60,8 @@ def main(argv: list[str] | None = None) -> int:
         if args.only in (None, "seconds"):
             figures["by second"] = []
             for size in sizes:
-                rows = by_second(kept / f"log-{size}", size, args.questions, keep=args.folder is not None)
+                leave = ("SQLite, index",) if size > args.sqlite_up_to else ()
+                rows = by_second(kept / f"log-{size}", size, args.questions, args.folder is not None, leave)
                 figures["by second"] += rows
                 print_rows(f"by second, {size:.0e} events", rows)
             if not args.no_s3:

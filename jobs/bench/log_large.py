@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import json
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +18,10 @@ from pipeline.log import EventLog
 from pipeline.log.datafile import ROW_GROUP, write_data_file
 from pipeline.log.delta import Delta, create_table
 from pipeline.log.entry import Entry, Templates
-from pipeline.log.head import HEAD, Head, write_catalog
+from pipeline.log.head import FILTERED, HEAD, SHARE, TAIL_KEYS, Head, write_catalog
 from pipeline.log.index import IndexFile, bucket_keys
 from pipeline.log.indexing import Rows, index_file
+from pipeline.log.keyfilter import NAME_PLACES, VIDEO_PLACES
 from pipeline.log.schema import EVENTS, VIDEOS
 from pipeline.log.store import fresh_name, open_store
 
@@ -113,7 +115,10 @@ def _batches(ids: list[str], generator: np.random.Generator, sentences: pa.Array
 
 
 def at_a_billion(keys: int, path: Path) -> dict[str, Any]:
-    """Bytes of a cold lookup at 10^9 events: head (2 bytes per bucket, compressed), one bucket, one row group."""
+    """Bytes of a cold lookup at 10^9 events: head, one bucket, one row group.
+
+    The head: 0.8 bytes per bucket, and the filters and prefixes of all that is not merged yet, at their fullest.
+    """
     store = open_store(str(path))
     catalog = max(Path(store.uri, "_index").glob("catalog-*"), key=lambda p: p.stat().st_size)
     billion = 10**9 / PER_VIDEO * 2  # an entry and a name each
@@ -122,7 +127,8 @@ def at_a_billion(keys: int, path: Path) -> dict[str, Any]:
     while buckets * bucket_keys(int(billion)) < billion:
         buckets *= 2
     row_group = max(f.size_bytes / f.rows for f in EventLog.open(str(path)).snapshot().files("events")) * ROW_GROUP
-    head, bucket = 2 * buckets / 1e3, billion / buckets * per_key / 1e3
+    filtered = max(FILTERED, SHARE * billion) * (VIDEO_PLACES + NAME_PLACES) / 2 / math.log(2) / 8
+    head, bucket = (0.8 * buckets + filtered + 4 * TAIL_KEYS) / 1e3, billion / buckets * per_key / 1e3
     return {"keys": billion, "head KB": head, "bucket KB": bucket, "row group KB": row_group / 1e3} | {
         "together KB": head + bucket + row_group / 1e3,
         "requests": 3,
