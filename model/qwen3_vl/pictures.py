@@ -85,4 +85,9 @@ class PictureEmbedder:
 
     def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """A picture uint8 [H, W, 3] RGB -> float32 [D]. It is seen as a video of one picture that stands still."""
-        return pooled(self._encoder.encode([resize(pixels[None], self._encoder.config)])[0], 1)[0].numpy()
+        return self.embed_frames(pixels[None])[0]
+
+    def embed_frames(self, frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Frames of a video uint8 [T, H, W, 3] RGB -> float32 [pairs, D], as they are when a window is watched."""
+        video = resize(frames, self._encoder.config)
+        return pooled(self._encoder.encode([video])[0], len(video) // self._encoder.config.temporal).numpy()

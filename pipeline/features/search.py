@@ -177,6 +177,8 @@ class PictureSearch:
         for i in best:
             part = parts[part_of[i]]
             owner = part.owners[part.owner[row_of[i]]]
+            if len(found) >= limit and owner not in stretches:
+                continue
             match = owners.match(owner)
             if match is None:
                 continue
