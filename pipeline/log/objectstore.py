@@ -79,13 +79,13 @@ class ObjectStore:
         except FileNotFoundError:
             return None
         self.bytes_read += len(data)
-        return data, got.meta["e_tag"] or ""
+        return data, _tag(got.meta)
 
     def create(self, path: str, data: bytes) -> bool:
         return self._conditional(path, data, "create") is not None
 
     def swap(self, path: str, data: bytes, tag: str | None) -> str | None:
-        return self._conditional(path, data, "create" if tag is None else {"e_tag": tag})
+        return self._conditional(path, data, "create" if tag is None else _version_of(tag))
 
     def put(self, path: str, data: bytes) -> None:
         with self.request(path):
@@ -94,7 +94,7 @@ class ObjectStore:
     def _conditional(self, path: str, data: bytes, mode: Any) -> str | None:
         try:
             with self.request(path):
-                return self._obstore.put(self._store, path, data, mode=mode, use_multipart=False)["e_tag"] or ""
+                return _tag(self._obstore.put(self._store, path, data, mode=mode, use_multipart=False))
         except self._exists:
             return None
 
@@ -115,6 +115,17 @@ class ObjectStore:
 
     def sync(self, paths: Sequence[str]) -> None:
         """An object store has stored what it has acknowledged."""
+
+
+def _tag(said: Any) -> str:
+    """What tells this version of an object from others: S3 and Azure go by its ETag, Google by its generation."""
+    return f"{said.get('version') or ''} {said.get('e_tag') or ''}"
+
+
+def _version_of(tag: str) -> Any:
+    """The same as obstore's UpdateVersion."""
+    version, e_tag = tag.split(" ", 1)
+    return {name: value for name, value in (("version", version), ("e_tag", e_tag)) if value}
 
 
 class _Upload:

@@ -79,17 +79,21 @@ def open_store(uri: str) -> Store:
 def check_conditional_put(store: Store) -> None:
     """Raise LogError where the store writes over an object that it was asked to create only if absent.
 
-    Without that, two committers could each believe to have written the same commit.
+    Without that, two committers could each believe to have written the same commit. The same for an object that it was
+    asked to replace only in one version: the head of the index would go back.
     """
     probe = f"_index/probe-{fresh_name()}"
     try:
-        held = store.create(probe, b"1") and not store.create(probe, b"2") and store.read(probe) == b"1"
+        held = store.create(probe, b"1") and not store.create(probe, b"2")
+        seen = store.tagged(probe)
+        held = held and seen is not None and store.swap(probe, b"2", seen[1]) is not None
+        held = held and seen is not None and store.swap(probe, b"3", seen[1]) is None and store.read(probe) == b"2"
     except OSError as error:
         raise LogError(f"{store.uri}: cannot write: {error.strerror or error}; the log is as it was") from error
     finally:
         store.delete([probe])
     if not held:
         raise LogError(
-            f"{store.uri}: this object store does not honour conditional puts (If-None-Match: *), which concurrent"
-            " writers need; use a store that does (S3, GCS, Azure, MinIO, Ceph) or a local path"
+            f"{store.uri}: this object store does not honour conditional puts (If-None-Match: *, If-Match), which"
+            " concurrent writers need; use a store that does (S3, GCS, Azure, MinIO, Ceph) or a local path"
         )

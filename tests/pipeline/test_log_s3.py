@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -62,14 +63,34 @@ def test_a_cold_lookup_takes_three_requests(bucket: str) -> None:
         assert query._store.requests <= 3 and query._store.bytes_read <= 200_000
 
 
-def test_a_store_without_conditional_put_is_refused(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def overwrite(self: ObjectStore, path: str, data: bytes, mode: object) -> str:
-        self._obstore.put(self._store, path, data)
-        return "tag"
+@pytest.mark.parametrize("ignored", ["If-None-Match", "If-Match"])
+def test_a_store_without_conditional_put_is_refused(bucket: str, monkeypatch: pytest.MonkeyPatch, ignored: str) -> None:
+    honest = ObjectStore._conditional
+
+    def overwrite(self: ObjectStore, path: str, data: bytes, mode: object) -> str | None:
+        if (mode == "create") == (ignored == "If-None-Match"):
+            self._obstore.put(self._store, path, data)
+            return " tag"
+        return honest(self, path, data, mode)
 
     monkeypatch.setattr(ObjectStore, "_conditional", overwrite)
     with pytest.raises(LogError, match="conditional puts"):
         EventLog.open(f"{bucket}/three", create=True)
+
+
+def test_a_version_is_told_by_generation_too(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Google's store compares generations and has no If-Match: both are kept, and given back."""
+    store = ObjectStore(f"{bucket}/four")
+    asked: list[object] = []
+
+    def put(*arguments: object, mode: object, **_: object) -> dict[str, str]:
+        asked.append(mode)
+        return {"e_tag": '"abc"', "version": "17"}
+
+    monkeypatch.setattr(store, "_obstore", SimpleNamespace(put=put))
+    tag = store.swap("a", b"1", None)
+    assert tag is not None and store.swap("a", b"2", tag) == tag
+    assert asked == ["create", {"version": "17", "e_tag": '"abc"'}]
 
 
 def test_an_unreachable_store_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
