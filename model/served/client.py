@@ -192,10 +192,8 @@ class ChatClient:
     def _give_up_after(self, problem: str, since: float, wait_s: float | None) -> None:
         away_s = time.monotonic() - since + (wait_s or 0.0)
         if away_s > self.limits.outage_s:
-            raise Unavailable(
-                f"{self.address.base}: {problem}; {self.limits.outage_s:g} s of waiting (outage_s) are over"
-                + (f": it wants {wait_s:.0f} s more" if wait_s else "")
-            )
+            asked = f"it wants to be left alone for {wait_s:.0f} s" if wait_s else "it stayed so"
+            raise Unavailable(f"{self.address.base}: {problem}; {asked}, which is more than {self.limits.outage_s:g} s")
 
 
 class _Busy(Exception):

@@ -87,8 +87,8 @@ async def find_out(client: ChatClient, dialect: str = "auto", fingerprint: str =
     first = await client.complete(
         {"model": name, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1, "temperature": 0}
     )
-    facts["fingerprint"] = first.fingerprint
-    return Served(dialect, version, {"given": fingerprint} if fingerprint else facts)
+    facts = {"given": fingerprint} if fingerprint else {**facts, "fingerprint": first.fingerprint}
+    return Served(dialect, version, {"name": name, **facts})
 
 
 async def _unnamed(client: ChatClient) -> str:

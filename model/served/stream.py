@@ -57,11 +57,13 @@ class ReplyReader:
             over = self._line(line.strip(b"\r")) or over
         return over
 
-    def end(self) -> Reply:
-        """The reply, when the server has said all. Raises Broken for one that was cut short."""
-        if not self._finish:
+    def end(self, otherwise: str = "") -> Reply:
+        """The reply, when the server has said all. Raises Broken for one that was cut short: nothing said why it ended,
+        and there is no `otherwise`."""
+        finish = self._finish or otherwise
+        if not finish:
             raise Broken("the answer was cut short: no finish_reason came")
-        return Reply("".join(self._texts), self._finish, *self._usage, self._fingerprint)
+        return Reply("".join(self._texts), finish, *self._usage, self._fingerprint)
 
     def _line(self, line: bytes) -> bool:
         if not line.startswith(b"data:"):
@@ -100,9 +102,11 @@ class ReplyReader:
 
 def whole(data: bytes, most: int) -> Reply:
     """A reply of a server that does not stream: one `chat.completion` object."""
-    reader = ReplyReader(most)
-    reader.take(parsed(data), "message")
-    return reader.end()
+    found, reader = parsed(data), ReplyReader(most)
+    reader.take(found, "message")
+    if not found["choices"]:
+        raise Broken("a reply without choices")
+    return reader.end("stop")  # it is whole, whether it says why it ended or not
 
 
 def parsed(data: bytes) -> dict[str, Any]:
@@ -118,8 +122,9 @@ def parsed(data: bytes) -> dict[str, Any]:
 
 def said(value: Any) -> str:
     """Words of a server for an error message: one printable line, not long."""
-    if isinstance(value, dict):
-        value = value.get("message") or value.get("detail") or value.get("error") or value
+    for _ in range(2):  # {"error": {"message": ...}}
+        if isinstance(value, dict):
+            value = value.get("message") or value.get("detail") or value.get("error") or value
     text = value if isinstance(value, str) else json.dumps(value)
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
 

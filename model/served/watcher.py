@@ -49,7 +49,8 @@ class ServedWatcher:
     ) -> None:
         self._loop, self._client, self._served, self._asking = loop, client, served, asking
         self._twice = twice
-        self._kept: dict[Window, WindowEvents] = {}  # answered in a batch in which another window failed
+        # Answered in a batch in which another window failed, by window and number of frames.
+        self._kept: dict[tuple[Window, int], WindowEvents] = {}
         self._tokens_in = self._tokens_out = 0
         self._shown: dict[str, int] = dict.fromkeys(FORMS, 0)
 
@@ -87,14 +88,16 @@ class ServedWatcher:
         answers = self._loop.run(all_of_them())
         wrong = [answer for answer in answers if isinstance(answer, BaseException)]
         if wrong:
-            good = [answer for answer in answers if isinstance(answer, WindowEvents)]
-            self._kept |= {answer.window: answer for answer in good}
+            self._kept = {
+                (window, len(frames)): answer
+                for (window, frames), answer in zip(batch, answers, strict=True)
+                if isinstance(answer, WindowEvents)
+            }
             raise next((e for e in wrong if not isinstance(e, ModelError)), wrong[0])
-        self._kept.clear()
         return [answer for answer in answers if isinstance(answer, WindowEvents)]
 
     async def _ask(self, window: Window, frames: Frames) -> WindowEvents:
-        if (kept := self._kept.get(window)) is not None:
+        if (kept := self._kept.pop((window, len(frames)), None)) is not None:
             return kept
         if len(frames) == 0:
             return WindowEvents(window, ())

@@ -1,0 +1,197 @@
+"""The client of served models against a server on which everything goes wrong: one clear error, or the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from model.served import retry
+from model.served.address import Address, Secret, token
+from model.served.client import ChatClient, Failed, TimeLimits, Unavailable, run_once
+from model.served.retry import retry_after_s
+from model.served.stream import Broken, Reply, ReplyReader
+from pipeline.errors import ModelError, UsageError
+
+BODY = {"model": "tiny", "messages": []}
+QUICK = TimeLimits(connect_s=2, first_s=2, idle_s=2, total_s=5, outage_s=2, attempts=3)
+
+
+def sibling(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+served_fake = sibling("served_fake")
+chunks, ANSWER = served_fake.chunks, served_fake.ANSWER
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setattr(retry, "FIRST_S", 0.01)
+    with served_fake.running() as server:
+        yield server
+
+
+def ask(url: str, count: int = 1, limits: TimeLimits = QUICK, in_flight: int = 4, **more: Any) -> tuple[list[Any], Any]:
+    """Replies (or errors) to `count` requests at once, and what the client counted."""
+
+    async def work() -> tuple[list[Any], Any]:
+        client = ChatClient(Address(url, "tiny"), more.get("token"), limits, in_flight, more.get("most", 10_000))
+        try:
+            asked = (client.complete(BODY) for _ in range(count))
+            return await asyncio.gather(*asked, return_exceptions=True), client.counts
+        finally:
+            await client.close()
+
+    return run_once(work)
+
+
+def test_a_streamed_answer_is_put_together(fake: Any) -> None:
+    (reply,), counts = ask(fake.url, token="secret")
+    assert reply == Reply(ANSWER, "stop", 11, 5, "fake-1")
+    assert (counts.requests, counts.retries) == (1, 0)
+    assert fake.came == [{**BODY, "stream": True}] and fake.tokens == ["Bearer secret"]
+
+
+def test_many_requests_are_in_flight_and_never_more_than_allowed(fake: Any) -> None:
+    fake.work_s = 0.1
+    replies, _ = ask(fake.url, count=12, in_flight=4)
+    assert all(reply.text == ANSWER for reply in replies)
+    assert fake.most_at_once == 4
+
+
+def test_a_server_that_does_not_stream_is_understood(fake: Any) -> None:
+    whole = {"choices": [{"message": {"content": "hello"}, "finish_reason": "length"}], "usage": {"prompt_tokens": 3}}
+    fake.plan = [(200, {"Content-Type": "application/json"}, json.dumps(whole))]
+    assert ask(fake.url)[0] == [Reply("hello", "length", 3, 0)]
+
+
+def test_busy_means_later_and_retry_after_is_honoured_by_all(fake: Any) -> None:
+    fake.plan = [(429, {"Retry-After": "0.4"}, "slow down"), (503, {}, "{}"), chunks()]
+    replies, counts = ask(fake.url, count=3, in_flight=1)
+    assert [reply.text for reply in replies] == [ANSWER] * 3
+    assert counts.retries == 2 and counts.waited_s > 0.35  # the others waited too: one was in flight
+    fake.came.clear()
+    fake.plan = [(429, {"Retry-After": "3600"}, json.dumps({"error": {"message": "quota\x1b[2J"}}))]
+    (error,), _ = ask(fake.url)
+    assert isinstance(error, Unavailable) and "429: quota [2J" in str(error) and "for 3600 s" in str(error)
+    assert len(fake.came) == 1, "it said when, and that is too late"
+
+
+def test_retry_after_is_a_number_or_a_date() -> None:
+    now = datetime(2026, 11, 21, 10, 0, 0, tzinfo=UTC)
+    assert retry_after_s({"Retry-After": "120"}) == 120
+    assert retry_after_s({"Retry-After": "Sat, 21 Nov 2026 10:00:30 GMT"}, now) == 30
+    assert retry_after_s({"Retry-After": "Sat, 21 Nov 2026 09:00:30 GMT"}, now) == 0
+    for nothing in ("", "soon", "-5", "1e9", "9" * 400, "Sat, 99 Nov"):
+        assert retry_after_s({"Retry-After": nothing}) is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ((500, {}, json.dumps({"error": "out of memory"})), "status 500: out of memory"),
+        (chunks()[:5], "cut short"),
+        ([b"data: {"], "cut short"),
+        ([b"data: nonsense\n\n"], "not JSON"),
+        ([b"data: [1]\n\n"], "no JSON object"),
+        ([b'data: {"choices": 3}\n\n'], "without choices"),
+        ([b'data: {"choices": [{"delta": {"content": 5}}]}\n\n'], "no text"),
+        ([b'data: {"choices": [{"delta": [1]}]}\n\n'], "without a delta"),
+        ([b'data: {"error": {"message": "engine died"}}\n\n'], "engine died"),
+        ([b"data: " + b"x" * (1 << 21)], "a line of more than"),
+        (chunks("y" * 20_000), "more than 10000 characters"),
+        ((200, {"Content-Type": "application/json"}, "<html>"), "not JSON"),
+        ((200, {"Content-Type": "application/json"}, '{"choices": []}'), "without choices"),
+        (served_fake.dripping(chunks(), 0.05), "too long"),
+    ],
+)
+def test_what_is_no_answer_is_asked_for_again_and_then_told(fake: Any, wrong: Any, words: str) -> None:
+    limits = TimeLimits(connect_s=2, first_s=2, idle_s=2, total_s=0.4, outage_s=2, attempts=2)
+    fake.plan = [wrong]
+    (error,), counts = ask(fake.url, limits=limits)
+    assert isinstance(error, Failed) and words in str(error) and "127.0.0.1" in str(error), error
+    assert counts.requests == 2
+    fake.came.clear()
+    fake.plan = [wrong, chunks()]
+    (reply,), _ = ask(fake.url, limits=limits)
+    assert reply.text == ANSWER
+
+
+@pytest.mark.parametrize("limits", [{"first_s": 0.2}, {"first_s": 0.2, "idle_s": 9}])
+def test_a_server_that_says_nothing(fake: Any, limits: dict[str, float]) -> None:
+    fake.work_s = 1.0
+    (error,), _ = ask(fake.url, limits=TimeLimits(**{**limits, "attempts": 1}))  # type: ignore[arg-type]
+    assert isinstance(error, Failed) and "too long" in str(error)
+
+
+def test_a_server_that_falls_silent_in_the_middle(fake: Any) -> None:
+    async def silent() -> Any:
+        yield chunks()[0] + chunks()[1]
+        await asyncio.sleep(2)
+
+    fake.plan = [silent]
+    (error,), _ = ask(fake.url, limits=TimeLimits(first_s=30, idle_s=0.2, attempts=1))
+    assert isinstance(error, Failed) and "too long" in str(error)
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 413, 422, 307])
+def test_what_is_refused_is_not_asked_again(fake: Any, status: int) -> None:
+    fake.plan = [(status, {"Location": "http://127.0.0.1:9/"}, json.dumps({"object": "error", "message": "no " * 500}))]
+    (error,), counts = ask(fake.url, token="secret")
+    assert type(error) is ModelError and f"status {status}: no no" in str(error)
+    assert len(str(error)) < 500 and counts.requests == 1
+
+
+def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "FIRST_S", 0.05)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"  # nobody listens
+        (error,), counts = ask(url, limits=TimeLimits(connect_s=1, outage_s=0.3))
+    assert isinstance(error, Unavailable) and "cannot be reached" in str(error) and counts.requests > 2
+
+
+def test_bytes_may_come_in_any_pieces() -> None:
+    data = b"".join(chunks("你好 – ok"))
+    for size in (1, 2, 3, 1000):
+        reader = ReplyReader(100)
+        over = [reader.feed(data[i : i + size].replace(b"\n\n", b"\r\n\r\n")) for i in range(0, len(data), size)]
+        assert any(over) and reader.end().text == "你好 – ok"
+    with pytest.raises(Broken):
+        ReplyReader(100).end()
+
+
+def test_addresses_and_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Address.of("openai:http://localhost:8000/v1/#org/name#1")
+    assert (found.base, found.root, found.name) == ("http://localhost:8000/v1", "http://localhost:8000", "org/name#1")
+    for wrong in (
+        "openai:",
+        "gpt",
+        "openai:ftp://x#n",
+        "openai:http://x/v1",
+        "openai:http://#n",
+        "openai:http://x:y/#n",
+    ):
+        with pytest.raises(UsageError, match="openai:URL#NAME"):
+            Address.of(wrong)
+    with pytest.raises(UsageError, match="environment variable"):
+        Address.of("openai:http://me:secret@x/v1#n")
+    monkeypatch.setenv("MY_TOKEN", " abc\n")
+    held = token("MY_TOKEN")
+    assert held == "abc" and repr({"token": held}) == "{'token': '***'}" and isinstance(held, Secret)
+    monkeypatch.setenv("MY_TOKEN", "a\nb")
+    with pytest.raises(UsageError, match="MY_TOKEN"):
+        token("MY_TOKEN")
