@@ -1,7 +1,7 @@
 """Where a benchmark puts its log: a folder, or an S3 server of its own on loopback (moto).
 
 moto looks whether an object is there and writes it in two steps, so that two conditional puts at the same time can both
-be granted; S3 grants one. The server here takes conditional puts one after the other.
+be granted (log_grants.py counts them); S3 grants one. The server here takes conditional puts one after the other.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ def storage(kind: str, folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def s3_server() -> Iterator[str]:
-    """A moto server in a process of its own, on loopback; yields the URI of a bucket, the environment set for it."""
+def s3_server(plain: bool = False) -> Iterator[str]:
+    """A moto server in a process of its own, on loopback; yields the URI of a bucket, the environment set for it.
+    `plain`: as moto is."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -43,7 +44,7 @@ def s3_server() -> Iterator[str]:
         "AWS_DEFAULT_REGION": "us-east-1",
     }
     before = {name: os.environ.get(name) for name in settings}
-    command = [sys.executable, "-m", "jobs.bench.s3", str(port)]
+    command = [sys.executable, "-m", "jobs.bench.s3", str(port), *(["plain"] if plain else [])]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     os.environ.update(settings)
     try:
@@ -68,7 +69,7 @@ def s3_server() -> Iterator[str]:
                 os.environ[name] = value
 
 
-def serve(port: int) -> None:
+def serve(port: int, plain: bool) -> None:
     """Serve S3 on loopback until killed."""
     from moto.server import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
     from werkzeug.serving import run_simple
@@ -76,7 +77,11 @@ def serve(port: int) -> None:
     moto, one_at_a_time = DomainDispatcherApplication(create_backend_app), threading.Lock()
 
     def application(environ: dict[str, Any], start_response: Any) -> Any:
-        if environ.keys() & {"HTTP_IF_NONE_MATCH", "HTTP_IF_MATCH"} and environ["REQUEST_METHOD"] == "PUT":
+        if (
+            not plain
+            and environ.keys() & {"HTTP_IF_NONE_MATCH", "HTTP_IF_MATCH"}
+            and environ["REQUEST_METHOD"] == "PUT"
+        ):
             with one_at_a_time:
                 return moto(environ, start_response)
         return moto(environ, start_response)
@@ -85,4 +90,4 @@ def serve(port: int) -> None:
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]))
+    serve(int(sys.argv[1]), plain="plain" in sys.argv[2:])
