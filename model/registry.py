@@ -59,7 +59,8 @@ class Placeable(Protocol):
 
 def find_model(spec: str) -> ModelFactory:
     """The factory that `spec` names: a built-in model, the directory, URI or hub id (`org/name`) of a Qwen3-VL
-    checkpoint, `openai:URL#NAME` of one that a server has, or `python:package.module[:object]` for one of your own.
+    checkpoint, `openai:URL#NAME` of one that a server has, `vllm:ID` of one for vLLM's engine, or
+    `python:package.module[:object]` for one of your own.
 
     Raises UsageError for a name that is not known.
     """
@@ -71,6 +72,10 @@ def find_model(spec: str) -> ModelFactory:
         from model.served import ServedFactory
 
         return ServedFactory(spec)
+    if spec.startswith("vllm:"):
+        from model.in_vllm import VllmFactory
+
+        return VllmFactory(spec.removeprefix("vllm:"))
     if "/" in spec or spec.endswith(".gguf") or os.path.isdir(spec):
         from model.qwen3_vl import QwenFactory
 
@@ -78,7 +83,8 @@ def find_model(spec: str) -> ModelFactory:
     known = ", ".join(BUILT_IN)
     raise UsageError(
         f"--model {spec}: not known. Known are: {known}; a Qwen3-VL checkpoint by its directory, URI, hub id "
-        "(org/name) or GGUF file; openai:URL#NAME of a served model; or python:PACKAGE.MODULE[:OBJECT] for your own"
+        "(org/name) or GGUF file; openai:URL#NAME of a served model; vllm:ID; or python:PACKAGE.MODULE[:OBJECT] for "
+        "your own"
     )
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from fractions import Fraction
 from typing import Any
 
 from model.prompts import Prompt, load_prompt, parse_prompt
-from model.qwen3_vl.answer import answer_instructions
+from model.qwen3_vl.answer import answer_instructions, parse_answer
 from model.qwen3_vl.verify import DENSER, Doubt
 from pipeline.errors import UsageError
-from pipeline.plan import Sampling
+from pipeline.event import WindowEvents
+from pipeline.frames import Frames
+from pipeline.plan import Sampling, Window
 
 DEFAULT_PROMPT = "events"
 DEFAULT_MAX_PIXELS = 512 * 512  # of one frame: 256 tokens per pair of frames
@@ -64,6 +66,29 @@ def sampling_of(prompt: Prompt, doubt: Doubt | None, multiple: int) -> Sampling:
 def own_fps(wish: str, prompt: Prompt) -> Fraction:
     """The rate of first looks: the user's wish, where there is one, else the prompt's."""
     return Fraction(wish) if wish else prompt.fps or Sampling().fps
+
+
+def relative_us(window: Window, frames: Frames) -> list[int]:
+    """Times of the frames from the window's start on. A frame shown since before it counts from the start."""
+    return [max(0, int(t) - window.start_us) for t in frames.time_us]
+
+
+def answered(
+    window: Window, times_us: Sequence[int], prompt: Prompt, text: str, together: int, stopped: bool, **counts: Any
+) -> WindowEvents:
+    """A window's events from an engine's text, which stopped of itself or was cut. `times_us`: of the frames, announced
+    `together` at a time. `counts`: model_s, input_tokens, output_tokens."""
+    text = bare(text)
+    events, whole = parse_answer(text, prompt.answer, window.end_us - window.start_us, times_us, together)
+    return WindowEvents(window, events, truncated=not (whole and stopped), answer=text, **counts)
+
+
+def bare(text: str) -> str:
+    """An answer without the thoughts before it and the fence around it that models write where nothing stops them."""
+    text = text.rpartition("</think>")[2].strip()
+    if text.startswith("```"):
+        text = text.partition("\n")[2].removesuffix("```").strip()
+    return text
 
 
 def known_only(who: str, settings: Mapping[str, Any], known: Mapping[str, Any]) -> None:

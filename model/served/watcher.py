@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from model.prompts import Prompt
-from model.qwen3_vl.answer import answer_schema, parse_answer
+from model.qwen3_vl.answer import answer_schema
+from model.qwen3_vl.asking import answered, relative_us
 from model.qwen3_vl.verify import SecondLooks
 from model.served.client import ChatClient, EventLoop, Failed, Unavailable
 from model.served.dialect import Served
@@ -109,7 +110,7 @@ class ServedWatcher:
 
     def _request(self, window: Window, frames: Frames) -> dict[str, Any]:
         """The body of the request. Called in a thread."""
-        asking, times_us = self._asking, _relative_us(window, frames)
+        asking, times_us = self._asking, relative_us(window, frames)
         further: dict[str, Any] = {}
         form = self._form(times_us)
         if form == "frames":
@@ -141,29 +142,21 @@ class ServedWatcher:
         return "file" if on_grid(times_us) else "images"
 
     def _events(self, window: Window, frames: Frames, reply: Reply, seconds: float) -> WindowEvents:
-        text = bare(reply.text)
-        length_us, times_us = window.end_us - window.start_us, _relative_us(window, frames)
+        times_us = relative_us(window, frames)
         form = self._form(times_us)
         self._shown[form] += 1
         together = 1 if form == "images" else 2  # frames of a video are seen, and their times told, in pairs
-        events, whole = parse_answer(text, self._asking.prompt.answer, length_us, times_us, together)
-        return WindowEvents(
+        return answered(
             window,
-            events,
+            times_us,
+            self._asking.prompt,
+            reply.text,
+            together,
+            reply.finish == "stop",
             model_s=seconds,
             input_tokens=reply.input_tokens,
             output_tokens=reply.output_tokens,
-            truncated=not (whole and reply.finish == "stop"),
-            answer=text,
         )
-
-
-def bare(text: str) -> str:
-    """An answer without the thoughts before it and the fence around it that models write where nothing stops them."""
-    text = text.rpartition("</think>")[2].strip()
-    if text.startswith("```"):
-        text = text.partition("\n")[2].removesuffix("```").strip()
-    return text
 
 
 def _for_servers(schema: Any) -> Any:
@@ -171,8 +164,3 @@ def _for_servers(schema: Any) -> Any:
     if isinstance(schema, dict):
         return {k: _for_servers(v) for k, v in schema.items() if k != "multipleOf" or isinstance(v, dict)}
     return [_for_servers(v) for v in schema] if isinstance(schema, list) else schema
-
-
-def _relative_us(window: Window, frames: Frames) -> list[int]:
-    """Times of the frames from the window's start on. A frame shown since before it counts from the start."""
-    return [max(0, int(t) - window.start_us) for t in frames.time_us]

@@ -17,11 +17,11 @@ import cv2
 import numpy as np
 import pytest
 
+from model.qwen3_vl.asking import bare
 from model.registry import find_model
 from model.served import retry
 from model.served.dialect import Served
 from model.served.pictures import as_images, as_mp4, as_vllm_video, encoded, on_grid
-from model.served.watcher import bare
 from pipeline.errors import ModelError, UsageError
 from pipeline.frames import Frames
 from pipeline.plan import Window

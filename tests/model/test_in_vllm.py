@@ -1,0 +1,114 @@
+"""vLLM in process: its arguments against the installed package's own types, and the whole way with a stand-in engine.
+
+Where vLLM is not installed the first part is skipped; no engine runs in any test (that needs a GPU).
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model.in_vllm import VllmSettings, engine_arguments, shown
+from model.registry import find_model
+from pipeline.errors import ModelError, UsageError
+from pipeline.frames import Frames
+from pipeline.plan import Window
+
+S = 1_000_000
+ANSWER = '{"events":[{"start":0.5,"end":1.5,"kind":"a","text":"x","confidence":0.9}]}'
+
+
+def fields(file: str, name: str) -> set[str]:
+    """The annotated fields of a class in vLLM's source, which is read, not imported."""
+    found = importlib.util.find_spec("vllm")
+    if found is None or found.origin is None:
+        pytest.skip("vLLM is not installed")
+    tree = ast.parse((Path(found.origin).parent / file).read_text())
+    (body,) = [node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
+    return {n.target.id for n in body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)}
+
+
+def test_the_arguments_are_those_of_the_installed_package() -> None:
+    assert set(engine_arguments("x", VllmSettings(ranks=4))) <= fields("engine/arg_utils.py", "EngineArgs")
+    assert {"temperature", "max_tokens", "structured_outputs"} <= fields("sampling_params.py", "SamplingParams")
+    assert "json" in fields("sampling_params.py", "StructuredOutputsParams")
+
+
+def frames(times_us: list[int]) -> Frames:
+    times = np.array(times_us, np.int64)
+    return Frames(np.zeros((len(times), 32, 64, 3), np.uint8), times, times + S)
+
+
+def test_frames_keep_their_own_times() -> None:
+    """vLLM says a frame's time as index / fps (Qwen3VLProcessingInfo._calculate_timestamps)."""
+    times = [0, 41_708, 500_000, 7_999_600]
+    pixels, told = shown(frames(times), times)
+    assert pixels.shape == (4, 32, 64, 3) and told["do_sample_frames"] is False
+    assert np.abs(np.array(told["frames_indices"]) / told["fps"] - np.array(times) / S).max() <= 0.0005
+    assert told["total_num_frames"] > told["frames_indices"][-1]
+
+
+def test_several_ranks_are_the_engines_own() -> None:
+    several, one = (engine_arguments("x", VllmSettings(ranks=n)) for n in (4, 1))
+    assert several["tensor_parallel_size"] == 4 and several["enable_expert_parallel"]
+    assert (several["distributed_executor_backend"], one["distributed_executor_backend"]) == ("ray", None)
+    assert engine_arguments("x", VllmSettings(engine={"max_model_len": 9}))["max_model_len"] == 9
+    for wrong in ({"engine": {"model": "y"}}, {"engine": 3}, {"precision": "int4"}, {"ranks": 0}, {"placement": 1}):
+        with pytest.raises(UsageError):
+            VllmSettings.of(wrong)
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A module in vLLM's place that takes calls as vLLM does and answers each prompt with the same events."""
+    calls: list[Any] = []
+
+    class LLM:
+        def __init__(self, **arguments: Any) -> None:
+            calls.append(arguments)
+
+        def get_tokenizer(self) -> Any:
+            return SimpleNamespace(apply_chat_template=lambda messages, **how: f"{messages}")
+
+        def generate(self, prompts: list[Any], params: list[Any], use_tqdm: bool) -> list[Any]:
+            calls.append((prompts, params))
+            said = SimpleNamespace(text=ANSWER, token_ids=[1, 2], finish_reason="stop")
+            return [SimpleNamespace(outputs=[said], prompt_token_ids=[1] * 9) for _ in prompts]
+
+    module, sampling = ModuleType("vllm"), ModuleType("vllm.sampling_params")
+    module.LLM, module.SamplingParams = LLM, SimpleNamespace  # type: ignore[attr-defined]
+    sampling.StructuredOutputsParams = SimpleNamespace  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "vllm", module)
+    monkeypatch.setitem(sys.modules, "vllm.sampling_params", sampling)
+    return calls
+
+
+def test_windows_become_events(installed: list[Any], tmp_path: Path) -> None:
+    prompt = tmp_path / "short.toml"
+    prompt.write_text('user = "List."\n[answer]\nkinds = ["a"]\nmax_events = 3\nmax_text = 6\n')
+    model = find_model("vllm:org/name").load({"prompt": str(prompt), "ranks": 2})
+    windows = [(Window("v", i, i * S, i * S + 8 * S), frames([i * S, i * S + S // 2])) for i in range(3)]
+    windows.insert(1, (Window("v", 9, 0, S), frames([])))
+    found = model.watch(windows)
+    assert [len(answer.events) for answer in found] == [1, 0, 1, 1]
+    assert [answer.window.index for answer in found] == [0, 9, 1, 2]
+    (arguments, (prompts, params)) = installed
+    assert arguments["enable_expert_parallel"] and arguments["model"] == "org/name"
+    assert [p["multi_modal_data"]["video"][0][1]["frames_indices"] for p in prompts] == [[0, 500]] * 3
+    assert params[0].temperature == 0.0 and params[0].structured_outputs.json["type"] == "object"
+    assert model.report()["prefill_tokens"] == 27  # type: ignore[attr-defined]
+
+
+def test_without_vllm_there_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(ModelError, match=r"secondsight\[vllm\]"):
+        find_model("vllm:org/name").load({})
+    with pytest.raises(UsageError, match="which one"):
+        find_model("vllm:")
