@@ -9,7 +9,7 @@ import duckdb
 import polars
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable, TableFeatures
+from deltalake import DeltaTable, QueryBuilder, TableFeatures
 
 from pipeline.errors import LogError
 from pipeline.log import EventLog
@@ -95,13 +95,23 @@ def test_a_failed_video_gives_way(tmp_path: Path) -> None:
     assert log.done("c1") == again.done("c1") == {video_id("a"): "done"}
 
 
-def test_others_read_it(tmp_path: Path) -> None:
-    """DuckDB, Polars and pandas, through the Delta log and without our code."""
-    path = str(tmp_path / "log")
-    log = open_log(tmp_path / "log")
+def log_for_others(path: Path, compacted: bool) -> str:
+    log = open_log(path)
     log.commit([video_result("a")])
     log.commit([video_result("b"), video_result("c", status="failed", reason="empty: no bytes")])
     log.finish_run("run-1", {}, "done")
+    if compacted:
+        log.compact()
+    return str(path)
+
+
+COUNTS = [("events", 4), ("runs", 1), ("videos", 3), ("windows", 2)]
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_others_read_it(tmp_path: Path, compacted: bool) -> None:
+    """DuckDB, Polars, pandas and delta-rs' own engine, through the Delta log and without our code."""
+    path = log_for_others(tmp_path / "log", compacted)
     frame = polars.scan_delta(path).filter(polars.col("record") == "events").collect()
     assert sorted(frame["text"].to_list()) == ["EXIT", "EXIT", "a text", "a text"]
     table = DeltaTable(path)
@@ -109,9 +119,24 @@ def test_others_read_it(tmp_path: Path) -> None:
     assert sorted(pandas["status"]) == ["done", "done", "failed"]
     dataset = table.to_pyarrow_dataset()  # noqa: F841 (DuckDB finds it by name)
     query = "select record, count(*) from dataset group by all order by all"
-    assert duckdb.sql(query).fetchall() == [("events", 4), ("runs", 1), ("videos", 3), ("windows", 2)]
+    assert duckdb.sql(query).fetchall() == COUNTS
     files = [uri for uri in table.file_uris() if "record=events" in uri]
     assert duckdb.sql("select count(*) from read_parquet($files)", params={"files": files}).fetchall() == [(4,)]
+    sql = "select record, count(*) as n from log group by record order by record"
+    counted = pa.table(QueryBuilder().register("log", table).execute(sql)).to_pylist()
+    assert [(row["record"], row["n"]) for row in counted] == COUNTS
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_duckdb_reads_it_as_a_delta_table(tmp_path: Path, compacted: bool) -> None:
+    path = log_for_others(tmp_path / "log", compacted)
+    with duckdb.connect(config={"autoinstall_known_extensions": "false"}) as connection:
+        try:
+            connection.execute("load delta")
+        except duckdb.Error:
+            pytest.skip("DuckDB's delta extension is not installed")
+        sql = "select record, count(*) from delta_scan($path) group by all order by all"
+        assert connection.execute(sql, {"path": path}).fetchall() == COUNTS
 
 
 def test_names_are_added_without_rewriting(tmp_path: Path) -> None:
