@@ -174,7 +174,7 @@ def picture(rows: list[dict[str, Any]]) -> str:
         parts.append(f'<line x1="{left}" x2="{left + width}" y1="{at}" y2="{at}" stroke="#ddd"/>')
         parts.append(f'<text x="{left - 8}" y="{at + 4}" text-anchor="end">{10.0**power:g}</text>')
     for size in sizes:
-        parts.append(f'<text x="{x(size)}" y="{top + height + 20}" text-anchor="middle">{size:.0e}</text>')
+        parts.append(f'<text x="{x(size)}" y="{top + height + 20}" text-anchor="middle">{size:,}</text>')
     parts.append(f'<text x="{left + width / 2}" y="{top + height + 40}" text-anchor="middle">events in the log</text>')
     for i, engine in enumerate(engines_):
         colour = colours[i % len(colours)]
