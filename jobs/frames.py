@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tolerance", metavar="S", default="0", help="take a cheaper frame up to S seconds away (default: 0, exact)"
     )
     parser.add_argument("--decoder", choices=["pyav", "decord"], default="pyav", help="default: pyav")
-    parser.add_argument("--redact", metavar="WHAT,...", help="hide it: text, codes, faces=PATH (see `run --redact`)")
+    parser.add_argument("--redact", metavar="WHAT,...", help="hide it: text, codes, faces (see `run --redact`)")
     parser.add_argument("--stream", metavar="N", type=int, help="stream index, where a file holds several videos")
     parser.add_argument("--threads", metavar="N", type=int, default=1, help="decoders in parallel (default: 1)")
     parser.add_argument("--image", choices=["png", "jpg"], default="png", help="kind of image file (default: png)")

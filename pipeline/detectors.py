@@ -1,4 +1,4 @@
-"""What finds the things that must not be seen: faces (YuNet), text (PP-OCR), QR codes and bar codes (OpenCV).
+"""What finds the things that must not be seen: faces (dlib, YuNet), text (PP-OCR), QR and bar codes (OpenCV).
 
 They are set to find too much rather than too little. Boxes are (left, top, right, bottom) in px.
 """
@@ -27,6 +27,8 @@ Box = tuple[int, int, int, int]
 FACE_MODEL = "SECONDSIGHT_FACE_MODEL"
 _FACE_SCORE = 0.5
 _FACE_SIDE = 480  # px of the short side that faces are looked for in: YuNet finds them from about 10 px on
+_FRONTAL_SCORE = -0.2  # dlib's own is 0
+_FRONTAL_SIDE = 720  # px of the short side: it finds faces from 80 px on
 _TEXT = {"Det.limit_type": "min", "Det.limit_side_len": 736, "Det.thresh": 0.2, "Det.box_thresh": 0.3}
 
 
@@ -41,8 +43,8 @@ class Faces:
         self._file = Path(path or os.environ.get(FACE_MODEL, ""))
         if not self._file.is_file():
             raise UsageError(
-                f"--redact faces needs the weights of OpenCV's face detector, and {str(self._file)!r} is no file: get"
-                f" face_detection_yunet_2026may.onnx from OpenCV Zoo and name it, faces=PATH or {FACE_MODEL}=PATH"
+                f"--redact faces=PATH takes the weights of OpenCV's face detector, and {str(self._file)!r} is no file: "
+                f"get face_detection_yunet_2026may.onnx from OpenCV Zoo and name it, faces=PATH or {FACE_MODEL}=PATH"
             )
         try:
             self._net = cv2.FaceDetectorYN.create(str(self._file), "", (320, 320), _FACE_SCORE, 0.3, 5000)
@@ -70,6 +72,37 @@ class Faces:
             _box(x / scale, y / scale, (x + w) / scale, (y + h) / scale, 0.15 * w / scale, 0.25 * h / scale)
             for x, y, w, h in np.asarray(found)[:, :4].tolist()
         ]
+
+
+class FrontalFaces:
+    """dlib's detector of faces seen from the front, whose weights are part of its code (Boost licence; histograms of
+    gradients, Dalal and Triggs 2005). It misses profiles and covered faces."""
+
+    def __init__(self) -> None:
+        try:
+            self._dlib = importlib.import_module("dlib")
+        except ImportError:
+            raise UsageError(
+                "--redact faces needs a detector of faces: pip install 'secondsight[faces]' (dlib: faces from the "
+                f"front), or the weights of OpenCV's YuNet, which finds more: faces=PATH or {FACE_MODEL}=PATH"
+            ) from None
+        self._find = self._dlib.get_frontal_face_detector()
+
+    def identity(self) -> dict[str, Any]:
+        return {"what": "faces", "dlib": self._dlib.__version__, "score": _FRONTAL_SCORE, "side": _FRONTAL_SIDE}
+
+    def __call__(self, picture: Picture) -> list[Box]:
+        high, wide = picture.shape[:2]
+        scale = max(1.0, _FRONTAL_SIDE / min(high, wide))
+        size = max(1, round(wide * scale)), max(1, round(high * scale))
+        large = np.ascontiguousarray(cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR))
+        found, _, _ = self._find.run(large, 0, _FRONTAL_SCORE)
+        # Its box goes from the brows to the chin: forehead, hair and ears lie outside.
+        return [
+            _box(f.left() / scale, (f.top() - 0.35 * f.height()) / scale, f.right() / scale, f.bottom() / scale,
+                 0.2 * f.width() / scale, 0.15 * f.height() / scale)
+            for f in found
+        ]  # fmt: skip
 
 
 class Text:
@@ -124,9 +157,9 @@ class Codes:
         return boxes
 
 
-Detector = Faces | Text | Codes
+Detector = Faces | FrontalFaces | Text | Codes
 _MADE: dict[str, Callable[[str | None], Detector]] = {
-    "faces": Faces,
+    "faces": lambda path: Faces(path) if path or os.environ.get(FACE_MODEL) else FrontalFaces(),
     "text": lambda _: Text(),
     "codes": lambda _: Codes(),
 }

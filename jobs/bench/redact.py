@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -187,11 +188,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer scenes (about a minute)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there too")
+    parser.add_argument(
+        "--portraits", nargs="+", default=[], metavar="FILE:L,T,R,B", help="photographs of one face each"
+    )
+    parser.add_argument("--faces", default="faces", metavar="faces[=PATH]", help="who finds faces (default: dlib)")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     count = 5 if args.quick else 60
     redactor = Redactor(("codes", "text"))
-    told = {}
+    told: dict[str, Any] = {}
     for size in ((640, 360),) if args.quick else ((398, 224), (640, 360), (1280, 720)):
         result = measure(redactor, count, 3, size)
         name = f"{size[0]}x{size[1]}"
@@ -206,7 +211,14 @@ def main() -> None:
             "excess": float(np.mean(result.excess)),
             "things": {thing: vars(tally) for thing, tally in sorted(result.by_size.items())},
         }
-    print("\nfaces: not measured here (no weights of YuNet are installed, and no set of photographs)")
+    if args.portraits:
+        from jobs.bench.redact_faces import measure_faces, portrait, print_faces
+
+        people = [portrait(told_as) for told_as in args.portraits]
+        print_faces(faces := measure_faces(Redactor((args.faces,)), people, 2 if args.quick else 20))
+        told["faces"] = faces
+    else:
+        print("\nfaces: measured with --portraits FILE:LEFT,TOP,RIGHT,BOTTOM ... (see jobs/bench/redact_faces.py)")
     if args.json:
         args.json.write_text(json.dumps(told, indent=1) + "\n")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -243,3 +244,15 @@ def test_still_takes_an_edit(film: Path, hider: Redactor) -> None:
     shown = still(str(film), 0, edit=hider.picture)
     assert not bright(cv2.imdecode(np.frombuffer(shown.jpeg, np.uint8), cv2.IMREAD_COLOR))
     assert clip(str(film), 0, S, film.parent / "c.mp4", edit=hider.trail()).frames == 2
+
+
+def test_faces_without_weights_are_found_by_dlib_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights are in its code; where it is not installed, one error says what to install."""
+    monkeypatch.delenv("SECONDSIGHT_FACE_MODEL", raising=False)
+    dlib = pytest.importorskip("dlib")
+    find = detector("faces")
+    assert find.identity()["dlib"] == dlib.__version__
+    assert find(np.full((90, 160, 3), 128, np.uint8)) == []
+    monkeypatch.setitem(sys.modules, "dlib", None)
+    with pytest.raises(UsageError, match=r"secondsight\[faces\]"):
+        detector("faces")
