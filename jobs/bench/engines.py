@@ -1,0 +1,302 @@
+"""What runs here, and how well: engine x checkpoint x precision, as the table of the README.
+
+`python -m jobs.bench.engines [--quick] [--json FILE] [--served openai:URL#NAME ...] [--write README.md]`
+
+Films of the generated world that training never saw are shown to the bundled checkpoint by each engine and precision,
+window by window, in one process and one thread. `same answers`: windows whose raw answer is, character by character,
+that of transformers' own `generate` in float32 under the same grammar. `F1`: of the events against what was drawn, at
+an overlap of 0.5. `weights`: what the loaded model holds. `a window`: CPU seconds, of served models wall seconds with
+one request at a time. What cannot run here is said to be not run, and why.
+
+A served model is the bundled one behind a server that you started, such as
+`transformers serve model/bundled --port 8000` (--served openai:http://127.0.0.1:8000/v1#model/bundled).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.util
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+
+from jobs.bench.truth import BUNDLED, MOMENTS, SEED, films
+from jobs.demo.archive import write_archive
+from model.checkpoint.store_fp8 import store_fp8
+from model.interface import Model
+from model.qwen3_vl import QwenFactory
+from model.qwen3_vl.grammar import forbid
+from model.qwen3_vl.patches import patchify
+from model.registry import find_model
+from model.served import ServedFactory
+from pipeline.decode.windows import decode_windows
+from pipeline.evaluate import Prediction, evaluate
+from pipeline.event import WindowEvents
+from pipeline.frames import Frames
+from pipeline.groundtruth import read_truth
+from pipeline.plan import Window
+from pipeline.probe import probe
+from pipeline.reduce import reduce_events
+
+Shown = dict[str, list[tuple[Window, Frames]]]  # by film: its windows
+MARKS = ("<!-- engines: made by python -m jobs.bench.engines -->", "<!-- /engines -->")
+HEADER = ("engine", "checkpoint", "precision", "runs here", "same answers", "F1", "weights", "a window")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line. `why`: what keeps it from running here, "" where it ran."""
+
+    engine: str
+    checkpoint: str
+    precision: str
+    why: str = ""
+    same: int | None = None
+    windows: int = 0
+    f1: float | None = None
+    weights_mib: float | None = None
+    window_s: float | None = None
+
+    def cells(self) -> list[str]:
+        if self.why:
+            return [self.engine, self.checkpoint, self.precision, f"not run here: {self.why}", *"----"]
+        return [
+            self.engine,
+            self.checkpoint,
+            self.precision,
+            "yes",
+            "-" if self.same is None else f"{self.same} of {self.windows}",
+            "-" if self.f1 is None else f"{self.f1:.2f}",
+            "-" if self.weights_mib is None else f"{self.weights_mib:.1f} MiB",
+            "-" if self.window_s is None else f"{self.window_s:.2f} s",
+        ]
+
+
+class Stock:
+    """transformers' own model and `generate`, greedy, one window at a time, held to the same grammar; prompts and
+    parsing are ours (proved equal to its processor's in tests/model/test_qwen_prompt.py)."""
+
+    def __init__(self, checkpoint: str, watcher: Any, dtype: torch.dtype) -> None:
+        from transformers import AutoModelForImageTextToText
+
+        self.model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=dtype).eval()
+        self._watcher = watcher
+
+    def watch(self, batch: Sequence[tuple[Window, Frames]]) -> list[WindowEvents]:
+        return [self._one(window, frames) for window, frames in batch]
+
+    def close(self) -> None:
+        """Nothing outlives it."""
+
+    def _one(self, window: Window, frames: Frames) -> WindowEvents:
+        from model.qwen3_vl.generate import Answer
+
+        request = self._watcher._request(window, frames)
+        if request is None:
+            return WindowEvents(window, ())
+        ends = sorted(self._watcher.generator._end_ids)
+        length, over = len(request.prompt), False
+
+        def held(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            nonlocal over
+            if ids.shape[1] > length and not over:
+                over = request.constraint.take(int(ids[0, -1]))
+            if over:
+                scores.fill_(float("-inf"))
+                scores[:, ends[0]] = 0.0
+            else:
+                forbid(scores, [request.constraint])
+            return scores
+
+        patches = patchify(request.video, self._watcher.patches)
+        with torch.inference_mode():
+            out = self.model.generate(
+                input_ids=request.prompt.ids[None],
+                mm_token_type_ids=request.prompt.types[None],
+                attention_mask=torch.ones_like(request.prompt.ids)[None],
+                pixel_values_videos=patches.reshape(-1, patches.shape[-1]).to(self.model.dtype),
+                video_grid_thw=torch.tensor([request.prompt.grid]),
+                do_sample=False,
+                max_new_tokens=self._watcher.generator.max_new_tokens,
+                eos_token_id=ends,
+                logits_processor=[held],
+            )
+        tokens = [t for t in out[0, length:].tolist() if t not in ends]
+        said: WindowEvents = self._watcher._events(window, frames, request, Answer(tokens, over, 0.0))
+        return said
+
+
+def show(folder: Path, quick: bool) -> tuple[Shown, dict[str, Any], Any]:
+    """The films' windows with their frames, the truth about them, and the profile they were sampled by."""
+    groups = films(True)
+    chosen = [some[0] for some in groups.values()][:2] if quick else [film for some in groups.values() for film in some]
+    truth = read_truth(write_archive(folder / "archive", SEED, chosen))
+    profile = QwenFactory(str(BUNDLED), prompt=str(BUNDLED / "world.toml")).profile({})
+    shown: Shown = {}
+    for film in chosen:
+        path = folder / "archive" / film.file
+        video = probe(str(path), path.stat().st_size, film.file, (str(path),))
+        count = profile.windowing.count(video.duration_us)
+        windows = [profile.windowing.window(film.file, i, video.duration_us) for i in range(count)]
+        shown[film.file] = list(decode_windows(video, windows, profile.sampling))
+    return shown, {film.file: truth[film.file] for film in chosen}, profile
+
+
+def watched(model: Model, shown: Shown, wall: bool = False) -> tuple[dict[str, list[WindowEvents]], float]:
+    """Every film's answers, and seconds per window: of this process's CPU, or by the clock."""
+    clock = time.perf_counter if wall else time.process_time
+    began = clock()
+    answers = {name: [a for one in windows for a in model.watch([one])] for name, windows in shown.items()}
+    return answers, (clock() - began) / sum(map(len, shown.values()))
+
+
+def f1(
+    answers: Mapping[str, Sequence[WindowEvents]], truth: Mapping[str, Any], rules: Mapping[str, Any]
+) -> float | None:
+    predicted, spans = {}, {}
+    for name, said in answers.items():
+        duration_us = max(answer.window.end_us for answer in said)
+        reduced = reduce_events(said, rules, duration_us).events
+        predicted[name] = [Prediction(e.start_us, e.end_us, e.kind, e.text, e.confidence) for e in reduced]
+        spans[name] = [(answer.window.start_us, answer.window.end_us) for answer in said]
+    return evaluate(truth, predicted, spans, MOMENTS).f1(0.5)
+
+
+def texts(answers: Mapping[str, Sequence[WindowEvents]]) -> list[str | None]:
+    return [answer.answer for said in answers.values() for answer in said]
+
+
+def held_mib(model: Any) -> float | None:
+    """MiB of the weights that a model in this process holds."""
+    if isinstance(model, Stock):
+        return float(sum(p.nbytes for p in model.model.parameters()) / 2**20)
+    if (generator := getattr(model, "generator", None)) is None:
+        return None
+    loaded = generator.loaded
+    rest = sum(p.nbytes for p in loaded.model.parameters())
+    return float(rest + sum(layer.weights.nbytes for layer in loaded.lockstep.layers)) / 2**20
+
+
+def here(folder: Path, shown: Shown, truth: Mapping[str, Any], rules: Mapping[str, Any]) -> Iterator[Row]:
+    """The bundled checkpoint in this process, by transformers and by us, in every precision."""
+    ours = QwenFactory(str(BUNDLED), prompt=str(BUNDLED / "world.toml"))
+    reference: list[str | None] = []
+
+    def measured(engine: str, precision: str, model: Model) -> Row:
+        answers, window_s = watched(model, shown)
+        said = texts(answers)
+        reference[:] = reference or said
+        same = sum(a == b for a, b in zip(said, reference, strict=True))
+        return Row(
+            engine, "bundled", precision, "", same, len(said), f1(answers, truth, rules), held_mib(model), window_s
+        )
+
+    watcher: Any = ours.load({"precision": "float32"})
+    for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
+        yield measured("transformers `generate`", name, Stock(str(BUNDLED), watcher, dtype))
+        gc.collect()
+    yield measured("secondsight", "float32", watcher)
+    for precision in ("bf16", "int8", "int4"):
+        yield measured("secondsight", precision, ours.load({"precision": precision}))
+        gc.collect()
+    stored = QwenFactory(str(store_fp8(str(BUNDLED), folder / "fp8")), prompt=str(BUNDLED / "world.toml"))
+    yield measured("secondsight", "FP8 as stored", stored.load({}))
+    if torch.cuda.is_available():
+        yield measured("secondsight, CUDA", "bf16", ours.load({"precision": "bf16", "device": "cuda"}))
+    else:
+        yield Row("secondsight, CUDA and NCCL", "any", "any", "no GPU")
+
+
+def served(specs: Sequence[str], shown: Shown, truth: Mapping[str, Any], rules: Mapping[str, Any]) -> Iterator[Row]:
+    """Servers that were named, and those that were not."""
+    known: set[str] = set()
+    for spec in specs:
+        factory = find_model(spec)
+        if not isinstance(factory, ServedFactory):
+            raise SystemExit(f"--served {spec}: write openai:URL#NAME")
+        chosen = {"prompt": str(BUNDLED / "world.toml"), "in_flight": 1, "pictures": "png"}
+        identity = factory.profile(chosen).identity
+        server = identity.settings["server"]
+        known.add(server["dialect"])
+        model = factory.load(chosen)
+        answers, window_s = watched(model, shown, wall=True)
+        model.close()
+        shown_as = identity.settings["frames"]
+        name = f"{server['dialect']} {server['version']}".strip()
+        score = f1(answers, truth, rules)
+        windows = len(texts(answers))
+        yield Row(
+            f"served: {name}, {shown_as}", identity.name, "the server's", "", None, windows, score, None, window_s
+        )
+    for dialect in ("transformers", "llamacpp", "vllm", "sglang"):
+        if dialect not in known:
+            yield Row(f"served: {dialect}", "-", "-", "no server named (--served)")
+
+
+def elsewhere() -> Iterator[Row]:
+    """What needs other machines or weights than these."""
+    why = "vLLM is not installed" if importlib.util.find_spec("vllm") is None else "no GPU"
+    yield Row("vLLM in process", "any", "bf16, FP8", why)
+    yield Row("secondsight", "2B to 235B-A22B, published", "any", "the weights cannot be had here")
+    yield Row(
+        "secondsight, GGUF",
+        "published",
+        "Q4_K to Q8_0",
+        "likewise; logits of small files equal (tests/model/test_gguf.py)",
+    )
+
+
+def as_table(rows: Sequence[Row]) -> str:
+    lines = [HEADER, ("---",) * len(HEADER), *(row.cells() for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def write_between(path: Path, table: str) -> None:
+    """Put the table between the marks of a file. Raises SystemExit where it has none."""
+    text = path.read_text()
+    before, first, rest = text.partition(MARKS[0])
+    _, last, after = rest.partition(MARKS[1])
+    if not first or not last:
+        raise SystemExit(f"{path}: holds no {MARKS[0]} with {MARKS[1]} after it")
+    path.write_text(f"{before}{MARKS[0]}\n{table}\n{MARKS[1]}{after}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m jobs.bench.engines", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="two short films instead of ten, about a minute")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--served", action="append", default=[], metavar="openai:URL#NAME", help="a server to try")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put the table there, between the marks")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as name:
+        shown, truth, profile = show(Path(name), args.quick)
+        count = sum(map(len, shown.values()))
+        print(f"{len(shown)} films, {count} windows, {sum(map(len, truth.values()))} events")
+        for row in (*here(Path(name), shown, truth, profile.rules), *served(args.served, shown, truth, profile.rules)):
+            rows.append(row)
+            print(" ".join(row.cells()), flush=True)
+    rows += elsewhere()
+    table = as_table(rows)
+    print(f"\n{table}")
+    if args.write:
+        write_between(args.write, table)
+    if args.json:
+        told = {"films": len(shown), "windows": count, "rows": [asdict(row) for row in rows]}
+        args.json.write_text(json.dumps(told, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
