@@ -19,7 +19,7 @@ from pipeline.log.datafile import ROW_GROUP, write_data_file
 from pipeline.log.delta import Delta, create_table
 from pipeline.log.entry import Entry, Templates
 from pipeline.log.head import FILTERED, HEAD, SHARE, TAIL_KEYS, Head, write_catalog
-from pipeline.log.index import IndexFile, bucket_keys
+from pipeline.log.index import IndexFile, bucket_count
 from pipeline.log.indexing import Rows, index_file
 from pipeline.log.keyfilter import NAME_PLACES, VIDEO_PLACES
 from pipeline.log.schema import EVENTS, VIDEOS
@@ -117,18 +117,16 @@ def _batches(ids: list[str], generator: np.random.Generator, sentences: pa.Array
 def at_a_billion(keys: int, path: Path) -> dict[str, Any]:
     """Bytes of a cold lookup at 10^9 events: head, one bucket, one row group.
 
-    The head: 0.8 bytes per bucket, and the filters and prefixes of all that is not merged yet, at their fullest.
+    The head: 0.85 bytes per bucket, and the filters and prefixes of all that is not merged yet, at their fullest.
     """
     store = open_store(str(path))
     catalog = max(Path(store.uri, "_index").glob("catalog-*"), key=lambda p: p.stat().st_size)
     billion = 10**9 / PER_VIDEO * 2  # an entry and a name each
     per_key = catalog.stat().st_size / keys
-    buckets = 1
-    while buckets * bucket_keys(int(billion)) < billion:
-        buckets *= 2
+    buckets = bucket_count(int(billion))
     row_group = max(f.size_bytes / f.rows for f in EventLog.open(str(path)).snapshot().files("events")) * ROW_GROUP
     filtered = max(FILTERED, SHARE * billion) * (VIDEO_PLACES + NAME_PLACES) / 2 / math.log(2) / 8
-    head, bucket = (0.8 * buckets + filtered + 4 * TAIL_KEYS) / 1e3, billion / buckets * per_key / 1e3
+    head, bucket = (0.85 * buckets + filtered + 4 * TAIL_KEYS) / 1e3, billion / buckets * per_key / 1e3
     return {"keys": billion, "head KB": head, "bucket KB": bucket, "row group KB": row_group / 1e3} | {
         "together KB": head + bucket + row_group / 1e3,
         "requests": 3,

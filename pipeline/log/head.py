@@ -48,8 +48,8 @@ TAIL_KEYS = 2048
 RATIO = 8
 
 #: The keys of all catalogs but the first are at most so many, or this share of those of the first.
-FILTERED = 32_768
-SHARE = 1 / 128
+FILTERED = 24_576
+SHARE = 1 / 192
 
 #: A commit of more keys than this is listed without them: every lookup looks into its index file until it is merged.
 LISTED = 4 * TAIL_KEYS

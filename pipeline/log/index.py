@@ -32,30 +32,37 @@ from pipeline.log.entry import KEY, Templates
 MAGIC = b"SSINDEX3"
 PAD = 256
 
+#: Keys of a bucket at most, on average, where there are few.
+BUCKET_KEYS = 64
+
 #: Bytes of buckets that are read together when all are wanted.
 AT_ONCE = 4 << 20
 
 Pair = tuple[bytes, bytes]  # key, blob
 
 
-def bucket_keys(keys: int) -> int:
-    """Keys per bucket at most, on average: a cold lookup reads the directory (1 byte a bucket) and one bucket."""
-    return 64 if keys < 1 << 20 else 256
+def bucket_count(keys: int) -> int:
+    """How many buckets so many keys get: a power of two.
+
+    A cold lookup reads the directory (0.85 bytes a bucket) and one bucket (255 bytes a key): with twice as many buckets
+    it reads less as long as count * count < 150 * keys.
+    """
+    count = 1
+    while count * BUCKET_KEYS < keys and count * count < 150 * keys:
+        count *= 2
+    return count
 
 
 @dataclass(slots=True)
 class Builder:
-    """Writes an index file through `write`, bucket by bucket. `bound`: how many keys there are at most."""
+    """Writes an index file through `write`, bucket by bucket."""
 
     write: Callable[[bytes], object]
-    bound: int
-    buckets: int = 1
+    buckets: int
     keys: int = 0
     _lengths: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        while self.buckets * bucket_keys(self.bound) < self.bound:
-            self.buckets *= 2
         self.write(MAGIC)
 
     def add(self, body: bytes, keys: int) -> None:
@@ -104,7 +111,7 @@ def build(blobs: Iterable[Pair], templates: Templates, last_us: int) -> tuple[by
     """(start, whole index file) of (key, blob) pairs in any order."""
     pairs = sorted(blobs, key=lambda pair: pair[0])
     parts: list[bytes] = []
-    builder = Builder(parts.append, len(pairs))
+    builder = Builder(parts.append, bucket_count(len(pairs)))
     builder.add_all(pairs)
     return builder.end(templates, last_us), b"".join(parts)
 

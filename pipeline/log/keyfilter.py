@@ -13,9 +13,9 @@ from pipeline.errors import LogError
 from pipeline.log.entry import ENTRY, KEY
 from pipeline.log.index import Pair
 
-#: Places of a video's key and of a name's: with half of all bits set, 0.2 % and 12 % of the keys that are not there
+#: Places of a video's key and of a name's: with half of all bits set, 0.2 % and 25 % of the keys that are not there
 #: seem to be.
-VIDEO_PLACES, NAME_PLACES = 9, 3
+VIDEO_PLACES, NAME_PLACES = 9, 2
 
 
 def key_filter(pairs: Iterable[Pair]) -> bytes:

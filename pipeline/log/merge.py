@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 
 from pipeline.log.entry import ENTRY, Templates, pack_entry, pack_names, unpack_entry, unpack_names
-from pipeline.log.index import Bucket, Builder, IndexFile, Pair, by_bucket, pack_bucket
+from pipeline.log.index import Bucket, Builder, IndexFile, Pair, bucket_count, by_bucket, pack_bucket
 from pipeline.log.store import Store, fresh_name
 
 #: Template footers of a merged file at most: each run brings its own, and a cold lookup reads them all.
@@ -33,7 +33,7 @@ def write_merged(store: Store, catalogs: Sequence[IndexFile], tail: Sequence[Ind
     path = f"_index/catalog-{fresh_name()}.idx"
     sink = store.sink(path)
     try:
-        builder = Builder(sink.write, sum(file.header["keys"] for file in files))
+        builder = Builder(sink.write, bucket_count(sum(file.header["keys"] for file in files)))
         if not catalogs:
             builder.add_all(newer)
         elif catalogs[0].header["buckets"] == builder.buckets and _fits(catalogs[0], templates):
