@@ -118,6 +118,8 @@ def _answer(query: Query, match: Match, wanted: Filter, args: argparse.Namespace
 
 def _when_of(query: Query, said: str, args: argparse.Namespace) -> int | Anchor:
     """A time, or the event that is meant."""
+    if re.fullmatch(r"[0-9a-f]{16}", said):  # an event's id may begin like a time
+        return query.anchor(args.video[0], said, args.run)
     try:
         return parse_time(said)
     except UsageError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
@@ -15,7 +15,7 @@ from jobs.serve.reply import Problem, reply
 from jobs.serve.site import Cursor, KindList, Rows, RunId, Site, SiteOf, Text, Time, VideoName, VideoPath, answers, us
 from pipeline.errors import UsageError
 from pipeline.log.lookup import Filter
-from pipeline.query import Match, as_rows
+from pipeline.query import Anchor, Match, as_rows
 
 router = APIRouter(prefix="/api", tags=["by second"])
 
@@ -111,25 +111,23 @@ def _events(match: Match, rows: Sequence[dict[str, Any]], following: str | None 
     }
 
 
+AnEvent = Annotated[str | None, Query(max_length=64, description="an event's id, in place of `t`")]
+
+
 @router.get("/before", **answers(shapes.Events, 404))
 async def before(
     request: Request,
     site: SiteOf,
     video: VideoName,
-    t: Time,
+    t: Time | None = None,
+    event_id: AnEvent = None,
     count: Count = 5,
     kind: KindList = None,
     text: Text = None,
     run: RunId = None,
 ) -> Response:
-    """The last `count` events that begin before `t`."""
-    when, wanted = us(t), Filter(kind, text)
-
-    def ask() -> dict[str, Any]:
-        match = site.archive.find(video, run)
-        return _events(match, as_rows(site.archive.query.preceding(match, when, count, wanted)))
-
-    return reply(request, await site.ask(ask))
+    """The last `count` events that begin before `t`, or before an event."""
+    return await _around(request, site, "before", video, t, event_id, count, Filter(kind, text), run)
 
 
 @router.get("/after", **answers(shapes.Events, 404))
@@ -137,20 +135,51 @@ async def after(
     request: Request,
     site: SiteOf,
     video: VideoName,
-    t: Time,
+    t: Time | None = None,
+    event_id: AnEvent = None,
     count: Count = 5,
     kind: KindList = None,
     text: Text = None,
     run: RunId = None,
 ) -> Response:
-    """The first `count` events that begin at `t` or later."""
-    when, wanted = us(t), Filter(kind, text)
+    """The first `count` events that begin at `t` or later, or once an event has ended."""
+    return await _around(request, site, "after", video, t, event_id, count, Filter(kind, text), run)
+
+
+async def _around(
+    request: Request,
+    site: Site,
+    side: Literal["before", "after"],
+    video: str,
+    t: str | None,
+    event_id: str | None,
+    count: int,
+    wanted: Filter,
+    run: str | None,
+) -> Response:
+    if (t is None) == (event_id is None):
+        raise Problem(422, "bad_value", "give either t, a time, or event_id, an event to ask around")
 
     def ask() -> dict[str, Any]:
-        match = site.archive.find(video, run)
-        return _events(match, as_rows(site.archive.query.following(match, when, count, wanted)))
+        match, query = site.archive.find(video, run), site.archive.query
+        if event_id is None:
+            assert t is not None
+            asked = query.preceding if side == "before" else query.following
+            return _events(match, as_rows(asked(match, us(t), count, wanted)))
+        anchor = _anchor(site, match, event_id, run)
+        match = query.find(match.entry.video_id, anchor.event["run_id"])
+        if side == "before":
+            return _events(match, as_rows(query.preceding(match, anchor.start_us, count, wanted)))
+        return _events(match, as_rows(query.from_on(match, anchor.end_us, count, wanted)))
 
     return reply(request, await site.ask(ask))
+
+
+def _anchor(site: Site, match: Match, event_id: str, run: str | None) -> Anchor:
+    try:
+        return Anchor(site.archive.query.event(match.entry.video_id, event_id, run))
+    except UsageError as error:
+        raise Problem(404, "unknown_event", str(error)) from error
 
 
 @router.get("/videos/{video}/events/{event_id}", **answers(shapes.Provenance, 404))
@@ -263,13 +292,8 @@ async def meanwhile(
     """What else was on while an event was."""
 
     def ask() -> dict[str, Any]:
-        from pipeline.query import Anchor
-
         match, query = site.archive.find(video, run), site.archive.query
-        try:
-            anchor = Anchor(query.event(match.entry.video_id, event_id, run))
-        except UsageError as error:
-            raise Problem(404, "unknown_event", str(error)) from error
+        anchor = _anchor(site, match, event_id, run)
         found = query.meanwhile(match.entry.video_id, anchor, kinds=kind, text=text, run=anchor.event["run_id"])
         return {**_events(match, found.to_pylist()), "run_id": anchor.event["run_id"]}
 

@@ -133,7 +133,7 @@ def test_mistakes_are_one_line(log: str, tmp_path: Path, capsys: pytest.CaptureF
         (["search", log, "--image", "x.jpg"], "cannot be read: No such file"),
         (["search", log, "--image", __file__], "no picture that can be read"),
         (["search", log, "--like", "harbour.mp4"], "--like NAME and --at T go together"),
-        (["search", log, "--like", "harbour.mp4", "--at", "1", "word"], "search by one of them"),
+        (["search", log, "word", "--like", "harbour.mp4", "--at", "1"], "search by one of them"),
         (["ask", log, "what happens?"], "name what happens, or a time"),
         (["ask", log, "y" * 1_000_000], "at most 1000"),
         (["ask", log, "red", "--model", "gpt"], "write openai:URL#NAME"),
@@ -161,3 +161,27 @@ def test_from_python(log: str) -> None:
     assert opened.kinds()["appear"] == 4 and opened.last(["b.mp4"])["kind"].to_pylist() == ["text"]
     assert opened.ask("when does the blue square leave?").evidence[0].event["start_us"] == 9 * S
     assert opened.provenance(opened.first("a.mp4").to_pylist()[0])["run"]["run_id"] == "run-1"
+
+
+def test_an_event_is_asked_around_whatever_its_id_begins_with(log: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ids are hexadecimal: many begin with a digit, as times do."""
+    rows = json.loads(said(capsys, "query", log, "--video", "a.mp4", "--format", "json"))
+    for row in rows:
+        found = json.loads(
+            said(
+                capsys,
+                "query",
+                log,
+                "--video",
+                "a.mp4",
+                "--before",
+                row["event_id"],
+                "--count",
+                "1",
+                "--format",
+                "json",
+            )
+        )
+        assert all(f["start_us"] < row["start_us"] for f in found)
+    error = said(capsys, "query", log, "--video", "a.mp4", "--before", "12a4567890abcdef", status=1)
+    assert "12a4567890abcdef" in error and "not a time" not in error
