@@ -64,8 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument(
         "--precision",
-        choices=("float32", "bf16", "int8", "int4"),
-        help="of the weights; int8, int4: of the experts alone (default: as stored)",
+        choices=("float32", "bf16", "fp8", "int8", "int4"),
+        help="of the weights; int8, int4: of the experts alone; fp8: multiply in it where the GPU can"
+        " (default: as stored)",
     )
     model.add_argument(
         "--verify",

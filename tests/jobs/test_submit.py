@@ -80,7 +80,7 @@ def test_what_is_shipped_runs_without_the_checkout(tmp_path: Path) -> None:
     assert {"av", "deltalake", "obstore", "s3fs", "einops"} <= names and not names & {"ray", "torch", "pytest"}
     assert not list(folder.rglob("__pycache__"))
     # In a Python that sees the shipped folder and the installed libraries, but not the checkout.
-    code = "import jobs.cli, workers, own_model; from jobs.run import _code_version; "
+    code = "import jobs.cli, workers, own_model; from jobs.watch import _code_version; "
     code += "print(jobs.__path__[0], _code_version())"
     paths = [p for p in sys.path if "site-packages" in p]
     said = subprocess.run(

@@ -19,7 +19,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from jobs.run import _counted_before, configure, run  # noqa: E402
+from jobs.run import configure, run  # noqa: E402
+from jobs.watch import _counted_before  # noqa: E402
 from model.registry import find_model  # noqa: E402
 from pipeline.archive import fingerprint  # noqa: E402
 from pipeline.decode import decode_windows  # noqa: E402
