@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.forecasting.memory import PRECISIONS
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ranks", help="processes of one replica; without an archive several: 1,2,4 (default: what fits)"
     )
-    parser.add_argument("--precision", choices=["bf16", "float16", "float32", "fp8"], help="default: as stored")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, help="of the weights; fp8, int8, int4: of the experts (default: as stored)"
+    )
     parser.add_argument("--include", action="append", default=[], metavar="PATTERN", help="as for run")
     parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="as for run")
     parser.add_argument("--fps", metavar="RATE", help="frames per second (default: what suits the model)")
@@ -80,18 +82,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from jobs.forecasting.compare import show
+    from jobs.forecasting.told import memory_table, report
+
     if args.compare:
-        return _compare(args.compare, args.json)
+        show(args.compare, args.json)
+        return 0
     if not args.archive:
         if not args.model:
             raise UsageError("forecast what? Name an archive, or --model for its memory alone")
         from jobs.forecasting.memory import forecast_memory
 
         facts = forecast_memory(args.model, _ranks(args.ranks or "1,2,4,8,16"), args.precision)
-        text = _memory_table(facts)
+        text = memory_table(facts)
     else:
         facts = forecast(args)
-        text = _report(facts)
+        text = report(facts)
     if args.out:
         try:
             Path(args.out).write_text(json.dumps(facts, indent=1) + "\n")
@@ -234,7 +240,7 @@ def _on_gpus(
         least = min(t["total"] for t in told.values())
         raise UsageError(
             f"{args.model} does not fit {gpu.name} ({gpu.memory:.0f} GB): a rank needs {least / 1e9:.0f} GB with "
-            f"--ranks {' or '.join(told)}; take more ranks, --precision fp8, or a larger card"
+            f"--ranks {' or '.join(told)}; take more ranks, --precision fp8 or int4, or a larger card"
         )
     ranks, cost = chosen
     replicas = args.count // ranks
@@ -273,134 +279,3 @@ def _ranks(text: str) -> list[int]:
     except ValueError:
         raise UsageError(f"--ranks {text}: expected positive numbers with commas, such as 1,2,4") from None
     return ranks
-
-
-# --- Forecast beside fact.
-
-
-def _compare(log: str, as_json: bool) -> int:
-    from pipeline.log import EventLog
-    from pipeline.log.sql import select
-
-    rows = select(
-        EventLog.open(log).snapshot(), "select run_id, status, forecast, totals from runs order by run_id"
-    ).to_pylist()
-    compared = [c for row in rows if (c := beside(row))]
-    if as_json:
-        print(json.dumps(compared, indent=2))
-        return 0
-    if not compared:
-        print(f"no run in {log} was given a forecast (run --forecast FILE)")
-        return 0
-    for run in compared:
-        print(f"run {run['run_id']} ({run['status']})")
-        print(f"  {'':<22}{'forecast':>12}{'fact':>12}{'fact / forecast':>18}")
-        for name, (told, fact) in run["numbers"].items():
-            ratio = f"{fact / told:>18.2f}" if told else ""
-            print(f"  {name:<22}{told:>12,.2f}{fact:>12,.2f}{ratio}")
-    return 0
-
-
-def beside(row: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The numbers of a run's forecast and its totals side by side; None where it had no forecast."""
-    told, fact = json.loads(row["forecast"] or "{}"), json.loads(row["totals"] or "{}")
-    if not told or not fact:
-        return None
-    windows = fact["windows"] or 1
-    measured = told.get("calibration") or {}
-    pairs = {
-        "hours of video": (told["archive"]["hours"], fact["video_us"] / 3.6e9),
-        "windows": (told["archive"]["windows"], fact["windows"]),
-        "hours": (told["hours"], fact["elapsed_s"] / 3600),
-        "decode s per window": (measured.get("decode_s"), fact["decode_s"] / windows),
-        "model s per window": (measured.get("model_s"), fact["model_s"] / windows),
-    }
-    numbers = {name: pair for name, pair in pairs.items() if pair[0] is not None}
-    return {"run_id": row["run_id"], "status": row["status"], "numbers": numbers}
-
-
-# --- How it is said.
-
-
-def _report(facts: dict[str, Any]) -> str:
-    archive, measured, machines = facts["archive"], facts["calibration"], facts["machines"]
-    exact = archive["hours_low"] == archive["hours_high"]
-    spread = "" if exact else f" ({archive['hours_low']:,.2f} to {archive['hours_high']:,.2f}, 90%)"
-    lines = [
-        f"archive    {archive['videos']:,} videos, {_size(archive['bytes'])}, {archive['hours']:,.2f} hours{spread}, "
-        f"{archive['windows']:,.0f} windows; {archive['probed']} probed"
-        + (f", {archive['unreadable_share']:.0%} of them unreadable" if archive["unreadable_share"] else ""),
-    ]
-    if "gpu" in machines:
-        lines.append(
-            f"machines   {machines['count']} {machines['gpu']}: {machines['replicas']} replicas of {machines['ranks']} "
-            f"ranks; {machines['cores']} cores decode"
-        )
-        window = facts["window"]
-        lines.append(
-            f"a window   {window['tokens']:,} tokens; {window['prefill_s']:.3f} s to read, {window['generate_s']:.3f} s"
-            " to answer, of one GPU (computed)"
-        )
-    else:
-        lines.append(f"machines   {machines['cores']} cores like this machine's")
-    if measured:
-        watched = f", {measured['model_s']:.3f} s to watch" if measured["model_s"] is not None else ""
-        lines.append(
-            f"measured   {measured['decode_s']:.3f} s of a core to decode a window{watched} "
-            f"({measured['windows']} windows, here)"
-        )
-    lines.append(
-        f"time       {_time(facts['hours'])} ({facts['hours_per_hour']:,.1f} hours of video an hour) and what starting "
-        f"takes; the {facts['bottleneck']} is the bottleneck"
-    )
-    if "gpu_hours" in facts:
-        lines.append(f"GPU-hours  {facts['gpu_hours']:,.2f}")
-    else:
-        lines.append(f"core-hours {facts['core_hours']:,.2f}")
-    lines.append(f"storage    {_size(facts['log_bytes'])} of event log")
-    if facts["cost"] is not None:
-        lines.append(f"cost       {facts['cost']:,.2f}")
-    if facts["memory"]:
-        counts = list(facts["memory"])
-        lines.append(f"\nGiB on the fullest rank, weights in {facts['precision']}")
-        lines.append(f"{'ranks':<20}" + "".join(f"{count:>10}" for count in counts))
-        for part in facts["memory"][counts[0]]:
-            if part == "fits":
-                cells = "".join(f"{'yes' if facts['memory'][c][part] else 'no':>10}" for c in counts)
-            else:
-                cells = "".join(f"{facts['memory'][c][part] / 2**30:>10.2f}" for c in counts)
-            lines.append(f"{part:<20}{cells}")
-    if assumed := facts["basis"].get("assumed"):
-        lines.append(
-            f"\nassumed: {assumed['compute']:.0%} of the card's peak arithmetic, {assumed['traffic']:.0%} of its "
-            f"memory traffic, {assumed['output_tokens']} tokens an answer, {assumed['batch']} windows at once on a rank"
-        )
-    return "\n".join(lines)
-
-
-def _memory_table(facts: dict[str, Any]) -> str:
-    counts = list(facts["ranks"])
-    unit, size = ("GiB", 2**30) if facts["ranks"][counts[0]]["total"] >= 2**30 else ("MiB", 2**20)
-    lines = [f"{facts['model']}, weights in {facts['precision']}: {unit} on the fullest rank"]
-    if facts["tensors_checked"] is not None:
-        lines[0] += f" (all {facts['tensors_checked']} tensors of the checkpoint are accounted for)"
-    lines.append(f"{'ranks':<20}" + "".join(f"{count:>10}" for count in counts))
-    for part in facts["ranks"][counts[0]]:
-        cells = "".join(f"{facts['ranks'][count][part] / size:>10.2f}" for count in counts)
-        lines.append(f"{part:<20}{cells}")
-    kv = facts["kv_bytes_per_token"]
-    lines.append(f"keys and values: {kv / 1024:.0f} KiB per token, {kv * 32768 / 2**30:.2f} GiB per 32 768 tokens")
-    return "\n".join(lines)
-
-
-def _size(count: float) -> str:
-    for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20)):
-        if count >= size:
-            return f"{count / size:,.1f} {unit}"
-    return f"{count / 1024:,.1f} KiB"
-
-
-def _time(hours: float) -> str:
-    from jobs.progress import duration
-
-    return duration(hours * 3600)

@@ -12,7 +12,7 @@ from pipeline.plan import SECOND_US, Sampling, Windowing
 @dataclass(frozen=True, slots=True)
 class Gpu:
     """From the vendor's data sheet: TFLOP/s of dense bf16 and FP8 products (None: not in hardware), TB/s of memory,
-    GB of memory."""
+    GB of memory. Data sheets often give twice these products, "with sparsity"."""
 
     name: str
     bf16: float
@@ -21,6 +21,7 @@ class Gpu:
     memory: float
 
 
+#: H100, H200 and A100 (80 GB) are the SXM boards, B200 one of an HGX board (1 kW), MI300X the OAM; A10G is AWS's.
 GPUS: dict[str, Gpu] = {
     gpu.name: gpu
     for gpu in (
@@ -112,7 +113,7 @@ def window_cost(
     operations += pairs * (
         2 * tower * patches + 2 * mergers * (patches // merge**2) + 4 * vision.depth * vision.hidden_size * patches**2
     )
-    fast = gpu.fp8 if shape.fp8 and gpu.fp8 else gpu.bf16
+    fast = gpu.fp8 if shape.fp8 and gpu.fp8 else gpu.bf16  # int8 and int4 are widened to bf16 to be multiplied
     prefill_s = operations / (fast * 1e12 * assumed.compute)
 
     kv = kv_bytes_per_token(config, shape.dtype)

@@ -11,15 +11,16 @@ if TYPE_CHECKING:
     import torch
 
 FP8_BLOCK = (128, 128)  # of the official FP8 checkpoints: one scale for each block of an expert's weights
-PRECISIONS = ("bf16", "float16", "float32", "fp8")
+PRECISIONS = ("bf16", "float16", "float32", "fp8", "int8", "int4")
+BITS = {"int8": 8, "int4": 4}  # of the experts; the rest stays as stored
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
     """A model without weights. `skeleton`: on the meta device, whole, with its experts as they would lie in memory.
 
-    `dtype`: of everything but experts that stay in FP8 (`fp8`). `tensors`: of the checkpoint, all accounted for; None
-    for a published size.
+    `dtype`: of everything but experts that stay in FP8 (`fp8`) or are held in few `bits`. `tensors`: of the checkpoint,
+    all accounted for; None for a published size.
     """
 
     name: str
@@ -28,31 +29,33 @@ class Shape:
     dtype: torch.dtype
     fp8: bool
     tensors: int | None
+    bits: int | None = None
 
     @property
     def precision(self) -> str:
         base = str(self.dtype).removeprefix("torch.")
-        return f"fp8 experts, {base}" if self.fp8 else base
+        return f"fp8 experts, {base}" if self.fp8 else f"int{self.bits} experts, {base}" if self.bits else base
 
 
 def model_shape(model: str, precision: str | None = None) -> Shape:
     """The model that `model` names: a checkpoint (nothing of its weights is read), or a published size.
 
     `precision`: None as stored; fp8: experts stay in FP8 where the checkpoint (or the published size's official FP8
-    checkpoint) stores them so. Raises ModelError for a checkpoint that does not fit its configuration, UsageError for
-    a precision that it cannot have.
+    checkpoint) stores them so; int8, int4: experts are quantised while they are read, and held as on a GPU. Raises
+    ModelError for a checkpoint that does not fit its configuration, UsageError for a precision that it cannot have.
     """
     import torch
 
     from model.checkpoint.index import open_checkpoint
-    from model.checkpoint.plan import plan_model, plan_shape, stored_dtype
+    from model.checkpoint.plan import check_quantisable, plan_model, plan_shape, stored_dtype
     from model.checkpoint.published import PUBLISHED, published_config
     from model.checkpoint.skeleton import parse_config
     from model.experts.fp8 import Fp8Experts
     from model.experts.layer import ShardedExperts
+    from model.experts.widened import LowBitExperts
 
     named = {"bf16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-    chosen = named.get(precision or "")
+    chosen, bits = named.get(precision or ""), BITS.get(precision or "")
     if model in PUBLISHED:
         config = parse_config(published_config(model), model)
         dtype = chosen or stored_dtype(config)
@@ -68,15 +71,22 @@ def model_shape(model: str, precision: str | None = None) -> Shape:
                 layer.weights = Fp8Experts(
                     text.num_experts, text.hidden_size, text.moe_intermediate_size, FP8_BLOCK, dtype, "meta"
                 )
-        return Shape(model, config, skeleton, dtype, precision == "fp8", None)
+        if bits is not None:
+            check_quantisable(config, bool(layers), model)
+            text = config.text_config
+            for layer in layers:
+                layer.weights = LowBitExperts(
+                    text.num_experts, text.hidden_size, text.moe_intermediate_size, bits, dtype, "meta"
+                )
+        return Shape(model, config, skeleton, dtype, precision == "fp8", None, bits)
     checkpoint = open_checkpoint(model)
     config = parse_config(checkpoint.config, checkpoint.path)
     dtype = chosen or stored_dtype(config)
-    skeleton = plan_model(checkpoint, config, dtype=dtype, keep_fp8=chosen is None).model
+    skeleton = plan_model(checkpoint, config, dtype=dtype, keep_fp8=chosen is None, bits=bits).model
     stays = any(isinstance(m, ShardedExperts) and isinstance(m.weights, Fp8Experts) for m in skeleton.modules())
     if precision == "fp8" and not stays:
         raise ModelError(f"{model}: --precision fp8: its experts are not stored in FP8 with whole blocks")
-    return Shape(model, config, skeleton, dtype, stays, len(checkpoint.tensors))
+    return Shape(model, config, skeleton, dtype, stays, len(checkpoint.tensors), bits)
 
 
 def forecast_memory(model: str, ranks: list[int], precision: str | None = None) -> dict[str, Any]:

@@ -155,6 +155,22 @@ def test_experts_that_stay_in_fp8_take_half(capsys: pytest.CaptureFixture[str]) 
     assert "dense model" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+def test_experts_in_few_bits_take_their_bits_and_their_scales(bits: int) -> None:
+    from jobs.forecasting.memory import forecast_memory
+    from pipeline.errors import ModelError
+
+    facts = forecast_memory("30B-A3B", [1, 8], f"int{bits}")
+    assert facts["precision"] == f"int{bits} experts, bfloat16"
+    per_layer = 128 * (2 * 768 + 2048)  # outputs, each with a scale in int8
+    weights, scales = 48 * 128 * 3 * 2048 * 768, 48 * (per_layer if bits == 8 else 128 * 3 * 2048 * 768 // 64)
+    held = facts["ranks"]["1"]["experts"]
+    assert weights * bits // 8 + 2 * scales <= held <= weights * bits // 8 + 4 * scales
+    assert facts["ranks"]["8"]["experts"] == held // 8
+    with pytest.raises(ModelError, match="dense model"):
+        forecast_memory("8B", [1], f"int{bits}")
+
+
 def test_a_windows_cost_is_what_the_card_needs_for_its_weights() -> None:
     from fractions import Fraction
 
