@@ -70,7 +70,7 @@ def scene(person: Portrait, px: int, random: np.random.Generator) -> tuple[Pictu
     if random.integers(2):
         head = head[:, ::-1]
         box[[0, 2]] = head.shape[1] - box[[2, 0]]
-    head = 255 * (head / 255) ** random.uniform(0.6, 1.7)
+    head = (255 * (head / 255) ** random.uniform(0.6, 1.7)).astype(np.float32)
     picture = cv2.resize(
         random.integers(40, 215, (6, 9, 3)).astype(np.uint8), (640, 360), interpolation=cv2.INTER_CUBIC
     )

@@ -51,6 +51,7 @@ def load_qwen3_vl(
     attention: str = "sdpa",
     keep_fp8: bool | None = None,
     bits: int | None = None,
+    fp8_arithmetic: bool = False,
 ) -> LoadedModel:
     """Load the share of one rank: its experts of every layer and all the rest.
 
@@ -59,7 +60,8 @@ def load_qwen3_vl(
     but on CPUs that cannot multiply it float32 with packed weights (see packed.py; the ranks agree on it: collective).
     `placement`: which rank holds which experts, by default contiguous. `keep_fp8`: whether experts stored in
     block-scaled FP8 stay so in memory, by default on GPUs only (all else is dequantised). `bits`: 8 or 4, to
-    quantise the experts while they are read (the rest stays in `dtype`). Host memory peaks at the share of this rank
+    quantise the experts while they are read (the rest stays in `dtype`). `fp8_arithmetic`: experts stored in FP8 are
+    multiplied in FP8 where the device can (elsewhere they are widened). Host memory peaks at the share of this rank
     plus little more than one matrix. Raises ModelError naming what is missing, extra, misshapen or not to be believed.
     """
     device = torch.device(device)
@@ -69,7 +71,19 @@ def load_qwen3_vl(
     dtype = dtype or (torch.float32 if packed else stored_dtype(config))
     keep_fp8 = device.type == "cuda" if keep_fp8 is None else keep_fp8
     plan = plan_model(
-        checkpoint, config, rank, ranks, group, dtype, device, placement, attention, keep_fp8, packed, bits
+        checkpoint,
+        config,
+        rank,
+        ranks,
+        group,
+        dtype,
+        device,
+        placement,
+        attention,
+        keep_fp8,
+        packed,
+        bits,
+        fp8_arithmetic,
     )
     filler = Filler(checkpoint.source, plan.block)
     _fill_parameters(plan, filler, dtype, device, packed)

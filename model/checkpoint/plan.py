@@ -16,7 +16,7 @@ from model.checkpoint.layout import ExpertReads, ExpertShape, Layout, Read
 from model.checkpoint.skeleton import build_skeleton
 from model.experts.compute import ExpertWeights
 from model.experts.forms import best_form
-from model.experts.fp8 import Fp8Experts
+from model.experts.fp8 import Fp8Experts, can_multiply
 from model.experts.layer import ExpertParallel, ShardedExperts
 from model.experts.placement import Placement
 from pipeline.errors import ModelError
@@ -46,6 +46,7 @@ def plan_model(
     keep_fp8: bool = False,
     packed: bool = False,
     bits: int | None = None,
+    fp8_arithmetic: bool = False,
 ) -> Plan:
     """Build the model of one rank and map every tensor of the checkpoint to it.
 
@@ -54,6 +55,10 @@ def plan_model(
     device = torch.device(device)
     model: Any = build_skeleton(config, attention, checkpoint.path)
     block = block_size(checkpoint.config, checkpoint.path)
+    if fp8_arithmetic and block is None:
+        raise ModelError(
+            f"{checkpoint.path}: is not stored in FP8: `python -m model.checkpoint.store_fp8` writes such a checkpoint"
+        )
     layout = Layout(checkpoint, block)
     text = config.text_config
     blocks = sparse_blocks(model)
@@ -68,7 +73,8 @@ def plan_model(
         count = len(parallel.placement.held[layer][rank])
         weights: ExpertWeights
         if bits is None and keep_fp8 and block is not None and all(stays_fp8(read, shape, block) for read in reads):
-            weights = Fp8Experts(count, shape.hidden, shape.width, block, dtype, device)
+            multiply = fp8_arithmetic and can_multiply(device, block, dtype)
+            weights = Fp8Experts(count, shape.hidden, shape.width, block, dtype, device, multiply)
         else:
             weights = best_form(count, shape.hidden, shape.width, dtype, device, packed, bits)
         moe.experts = sharded(config, parallel, layer, weights)

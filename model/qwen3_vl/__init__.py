@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 #: Raised when the same weights and prompt would be asked or understood in another way.
 BEHAVIOUR_VERSION = 1
-PRECISIONS = ("auto", "float32", "bf16", "int8", "int4")
+PRECISIONS = ("auto", "float32", "bf16", "fp8", "int8", "int4")
 DEVICES = ("cpu", "cuda")
 PLACEMENTS = ("contiguous", "measured")
 
@@ -35,7 +35,8 @@ PLACEMENTS = ("contiguous", "measured")
 class QwenSettings:
     """What a user may choose. `prompt`: a profile's name or a file; `prompt_text`: its content where the file may not
     be at hand (see `QwenFactory.for_cluster`). `ranks`: processes that share one replica's experts.
-    `precision` auto: the checkpoint's own; int8, int4: of the experts, the rest as auto.
+    `precision` auto: the checkpoint's own; int8, int4: of the experts, the rest as auto; fp8: experts of an FP8
+    checkpoint are multiplied in FP8 where the GPU can.
 
     `max_new_tokens`: of one answer. `batch_windows`: windows that one rank works on at once (0: 4 on a CPU, 16 on a
     GPU). `batch_tokens`: prompt and answer tokens of one batch. `vision_cache_mib`: memory for features of frames seen

@@ -28,6 +28,7 @@ PRECISIONS: dict[str, tuple[torch.dtype | None, int | None]] = {
     "auto": (None, None),
     "float32": (torch.float32, None),
     "bf16": (torch.bfloat16, None),
+    "fp8": (None, None),
     "int8": (None, 8),
     "int4": (None, 4),
 }
@@ -50,7 +51,9 @@ def load_watcher(
     if ranks > 1 and chosen.expert_placement == "measured" and chosen.expert_load:
         placement = Placement.measured(chosen.expert_load, ranks, chosen.expert_replicas)
     dtype, bits = PRECISIONS[chosen.precision]
-    loaded = load_qwen3_vl(path, rank, ranks, group, dtype, chosen.device, placement, bits=bits)
+    loaded = load_qwen3_vl(
+        path, rank, ranks, group, dtype, chosen.device, placement, bits=bits, fp8_arithmetic=chosen.precision == "fp8"
+    )
     loaded.model.eval()
     files = read_text_files(loaded.checkpoint.source)
     try:

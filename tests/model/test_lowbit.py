@@ -141,3 +141,30 @@ def test_they_take_the_memory_of_their_bits() -> None:
     assert best_form(EXPERTS, 2048, 768, torch.float32, "meta", bits=4).nbytes < plain / 6.9
     assert best_form(EXPERTS, 2048, 768, torch.float32, bits=8).nbytes < plain / 3.9
     assert best_form(EXPERTS, 2048, 768, torch.float32, bits=4).nbytes < plain / 4.7
+
+
+def test_products_in_fp8_are_those_of_the_quantised_numbers() -> None:
+    """Values times scales, both sides, multiplied in float64: what the GPU's kernel is to give (it is not run here)."""
+    from model.experts.fp8 import Fp8Experts, can_multiply, quantise_rows, scaled_product
+
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(5, 256, generator=generator) * torch.tensor([1e-3, 1, 30, 0, 1])[:, None]
+    values, factors = quantise_rows(x)
+    assert values.float().abs().max() == 448 and torch.isfinite(factors).all()
+    meant = values.double() * factors.double().repeat_interleave(128, 1)
+    assert (meant - x.double()).abs().max() <= 30 * 5 / 16  # three bits of mantissa
+    experts = Fp8Experts(2, 256, 128, (128, 128), torch.float32, arithmetic=True)
+    for weight, scale in ((experts.gate_up, experts.gate_up_scale), (experts.down, experts.down_scale)):
+        weight.copy_(torch.randn(weight.shape, generator=generator).to(weight.dtype))
+        scale.copy_(torch.rand(scale.shape, generator=generator) / 8)
+    wide = experts._widen(experts.gate_up, experts.gate_up_scale)[0].double()
+    found = scaled_product(x, experts.gate_up[0], experts.gate_up_scale[0])
+    torch.testing.assert_close(found.double(), meant @ wide.t(), rtol=1e-5, atol=1e-4)
+    # The whole layer, beside the same experts widened: what eight bits of activations cost.
+    widened = Fp8Experts(2, 256, 128, (128, 128), torch.float32)
+    for name in ("gate_up", "down", "gate_up_scale", "down_scale"):
+        setattr(widened, name, getattr(experts, name))
+    rows, counts = torch.tensor([0, 1, 2, 4, 1]), torch.tensor([3, 2])
+    exact, ours = (e.run(x, rows, counts, torch.nn.functional.silu) for e in (widened, experts))
+    assert (ours - exact).norm() < 0.05 * exact.norm()
+    assert not can_multiply(torch.device("cpu"), (128, 128), torch.bfloat16)
