@@ -33,6 +33,7 @@ import torch
 from jobs.bench.truth import BUNDLED, MOMENTS, SEED, films
 from jobs.demo.archive import write_archive
 from model.checkpoint.store_fp8 import store_fp8
+from model.experts.packed import PackedLinear
 from model.interface import Model
 from model.qwen3_vl import QwenFactory
 from model.qwen3_vl.grammar import forbid
@@ -184,6 +185,7 @@ def held_mib(model: Any) -> float | None:
         return None
     loaded = generator.loaded
     rest = sum(p.nbytes for p in loaded.model.parameters())
+    rest += sum(module.nbytes for module in loaded.model.modules() if isinstance(module, PackedLinear))
     return float(rest + sum(layer.weights.nbytes for layer in loaded.lockstep.layers)) / 2**20
 
 
