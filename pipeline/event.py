@@ -46,6 +46,10 @@ class WindowEvents:
     answer: str | None = None
     features: FrameFeatures | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:  # as of `Window`
+        said = (self.input_tokens, self.output_tokens, self.truncated, self.answer, self.features)
+        return WindowEvents, (self.window, self.events, self.model_s, *said)
+
 
 @dataclass(frozen=True, slots=True)
 class KindRule:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, sqrt
+from typing import Any
 
 from pipeline.video import Video
 
@@ -63,6 +64,9 @@ class Window:
     index: int
     start_us: int
     end_us: int
+
+    def __reduce__(self) -> tuple[Any, ...]:  # windows travel by the thousand: half the time of the default
+        return Window, (self.video_id, self.index, self.start_us, self.end_us)
 
 
 @dataclass(frozen=True, slots=True)

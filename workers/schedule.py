@@ -274,7 +274,10 @@ class Schedule:
     def _hold(self, waiting: Waiting) -> None:
         self.budget.hold(waiting.window_bytes)
         self._suspects += waiting.alone
-        insort(self._ready, waiting, key=lambda w: (w.order, w.decoded.window.index))
+        if not self._ready or _place(waiting) > _place(self._ready[-1]):
+            self._ready.append(waiting)
+        else:
+            insort(self._ready, waiting, key=_place)
 
     def _number(self) -> int:
         self._numbers += 1
@@ -283,3 +286,8 @@ class Schedule:
     def _name(self, window: Window) -> str:
         from_s, to_s = window.start_us / SECOND_US, window.end_us / SECOND_US
         return f"window {window.index} ({from_s:.3f}-{to_s:.3f} s)"
+
+
+def _place(waiting: Waiting) -> tuple[int, int]:
+    """Where it stands among those that wait: videos in the order of the archive, their windows in time."""
+    return waiting.order, waiting.decoded.window.index

@@ -35,6 +35,9 @@ class Decoded:
     decode_s: float
     frame_bytes: int
 
+    def __reduce__(self) -> tuple[Any, ...]:  # as of `Window`
+        return Decoded, (self.window, self.frame_us, self.lost_us, self.decode_s, self.frame_bytes)
+
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
