@@ -110,6 +110,7 @@ class Committer:
         self._since = 0.0
         self._writing: Future[None] | None = None
         self.commit_s = 0.0
+        self.last_us = (0, 0)  # of the last commit: its begin and end, Unix microseconds
         self.committed = 0
 
     def busy_since(self) -> float | None:
@@ -157,7 +158,7 @@ class Committer:
         self._writing = self._thread.submit(self._commit, results, names)
 
     def _commit(self, results: list[VideoResult], names: dict[str, list[str]]) -> None:
-        began = time.perf_counter()
+        began, began_us = time.perf_counter(), time.time_ns() // 1000
         if results:
             self._patiently(lambda: self._log.commit(results))
         if names:  # after the results: a name can belong to a video among them
@@ -165,6 +166,7 @@ class Committer:
         self.commit_s += time.perf_counter() - began
         self.committed += len(results)
         self._writing_since = None
+        self.last_us = began_us, time.time_ns() // 1000
         self._on_committed(results)
 
     def _patiently(self, write: Callable[[], Any]) -> None:

@@ -115,8 +115,11 @@ class Flow:
                 "retry", "decode", stream.order.segments[0].video.uri, stream.node, "no progress: ended, tried again"
             ),
         )
-        self._in_log: deque[Sequence[VideoResult]] = deque()  # filled by the committer's thread
-        self._committer = Committer(log, limits.log_s, self._in_log.append)
+        # (results, begin and end of their commit), filled by the committer's thread
+        self._in_log: deque[tuple[Sequence[VideoResult], tuple[int, int]]] = deque()
+        self._committer = Committer(
+            log, limits.log_s, lambda results: self._in_log.append((results, self._committer.last_us))
+        )
         self._intake = Intake(
             sources,
             fingerprinting(shares.identifiers, limits.stall_s, **tasks.given("fingerprint")),
@@ -268,10 +271,11 @@ class Flow:
     def _record(self) -> None:
         """Hand finished videos to the log, and windows of unfinished ones to the keeper."""
         for watched in self._schedule.finished():
-            video_id = watched.video.video_id
+            video_id, began_us = watched.video.video_id, time.time_ns() // 1000
             result, dropped = video_result(
                 watched, self._intake.names_of(video_id), self._run_id, self._config_hash, self._profile.rules
             )
+            self._teller.reduced(video_id, began_us)
             self._committer.add(result)
             progress = self.progress
             progress.events += len(result.events)
@@ -284,15 +288,18 @@ class Flow:
                 progress.quarantined += watched.status == "quarantined"
                 self._note(result.uris[0], watched.status, "watch", watched.reason)
         self._committer.pump()
+        self._recorded()
         if self._keeper is not None:
-            self._keep(self._keeper)
             self._keeper.pump()
 
-    def _keep(self, keeper: Keeper) -> None:
+    def _recorded(self) -> None:
         """Windows of videos that are in the log are not kept any longer; of one that has failed they are: another run
         may take it up."""
         while self._in_log:
-            keeper.forget([r.video_id for r in self._in_log.popleft() if r.status != "failed"])
+            results, committed_us = self._in_log.popleft()
+            self._teller.recorded(results, committed_us)
+            if self._keeper is not None:
+                self._keeper.forget([r.video_id for r in results if r.status != "failed"])
 
     def _finished(self) -> bool:
         return self._intake.ended and not self._loading and self._schedule.idle() and not len(self._streams)
@@ -334,6 +341,6 @@ class Flow:
             try:
                 self._committer.finish()
             finally:
+                self._recorded()
                 if self._keeper is not None:
-                    self._keep(self._keeper)
                     self._keeper.finish()

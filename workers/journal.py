@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from workers.report import FlowEvent, Progress, WindowTrace
+    from workers.report import FlowEvent, Progress, VideoTrace, WindowTrace
 
 INTERVAL_S = 10.0  # between two lines that say where the run stands
 
@@ -57,6 +57,9 @@ class Journal:
     def traced(self, trace: WindowTrace) -> None:
         facts = {name: getattr(trace, name) for name in trace.__dataclass_fields__}
         self._line("window", "debug", facts, trace.answered_us)
+
+    def recorded(self, trace: VideoTrace) -> None:
+        self._line("video", "debug", {"video_id": trace.video_id, "events": trace.events}, trace.committed_us[1])
 
     def _line(self, event: str, level: str, facts: Mapping[str, Any], at_us: int | None = None) -> None:
         at = datetime.fromtimestamp(at_us / 1e6, UTC) if at_us else datetime.now(UTC)

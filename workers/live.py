@@ -15,7 +15,7 @@ from pipeline.errors import SecondsightError
 from pipeline.live import LiveStatus, State, forget_live, write_live
 
 if TYPE_CHECKING:
-    from workers.report import FlowEvent, Progress, WindowTrace
+    from workers.report import FlowEvent, Progress, VideoTrace, WindowTrace
 
 INTERVAL_S = 2.0
 LATELY_S = 60.0  # over which rates are measured
@@ -72,6 +72,9 @@ class LiveReport:
         return self._rates().get("video")
 
     def event(self, event: FlowEvent) -> None:
+        pass
+
+    def recorded(self, trace: VideoTrace) -> None:
         pass
 
     def traced(self, trace: WindowTrace) -> None:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from workers.live import expert_imbalance
 
 if TYPE_CHECKING:
-    from workers.report import FlowEvent, Progress, WindowTrace
+    from workers.report import FlowEvent, Progress, VideoTrace, WindowTrace
 
 PREFIX = "secondsight_"
+OBSERVED = 100  # windows whose times are put into the histogram in one second, at most: the others are like them
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,7 @@ class MetricsReport:
             self._metrics[metric.name] = made
         self._before: dict[tuple[str, ...], float] = {}
         self._hours_per_hour = hours_per_hour
+        self._second = self._observed = 0
 
     def snapshot(self, progress: Progress) -> None:
         for name, value in _GROWING.items():
@@ -141,10 +143,17 @@ class MetricsReport:
             self._metrics["failures_total"].inc(1, {"stage": event.stage, "kind": event.kind})
 
     def traced(self, trace: WindowTrace) -> None:
+        second = trace.answered_us // 1_000_000
+        self._second, self._observed = second, self._observed + 1 if second == self._second else 1
+        if self._observed > OBSERVED:
+            return
         seconds = self._metrics["window_seconds"]
         queued_s = max(0, trace.sent_us - trace.decoded_us) / 1e6
         for stage, took_s in (("decode", trace.decode_s), ("queue", queued_s), ("model", trace.model_s)):
             seconds.observe(took_s, {"stage": stage})
+
+    def recorded(self, trace: VideoTrace) -> None:
+        pass
 
     def _grow(self, name: str, tags: Mapping[str, str], value: float) -> None:
         """Let a counter follow a number: what it has grown by since the last time."""

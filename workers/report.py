@@ -108,10 +108,21 @@ class WindowTrace:
     answered_us: int
 
 
+@dataclass(frozen=True, slots=True)
+class VideoTrace:
+    """The end of a video's way, for tracing: its windows were reduced to rows, then these were committed with those of
+    others. (Begin, end) in Unix microseconds of the driver's clock."""
+
+    video_id: str
+    events: int
+    reduced_us: tuple[int, int]
+    committed_us: tuple[int, int]
+
+
 class FlowObserver(Protocol):
     """Who wants to know. Called in the driver's loop: must return at once, and is dropped where it raises."""
 
-    wants_traces: bool  #: whether `traced` is called; building traces costs time
+    wants_traces: bool  #: whether `traced` and `recorded` are called; building traces costs time
 
     def snapshot(self, progress: Progress) -> None:
         """About once a second and once at the end. The object changes afterwards: copy what is kept."""
@@ -123,6 +134,10 @@ class FlowObserver(Protocol):
 
     def traced(self, trace: WindowTrace) -> None:
         """For each answered window, where `wants_traces`."""
+        ...
+
+    def recorded(self, trace: VideoTrace) -> None:
+        """For each video with answered windows that is in the log now, where `wants_traces`."""
         ...
 
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipeline.event import WindowEvents
+from pipeline.log.records import VideoResult
 from workers.pool import Outcome
-from workers.report import FlowEvent, FlowObserver, Progress, WindowTrace
+from workers.report import FlowEvent, FlowObserver, Progress, VideoTrace, WindowTrace
 from workers.watchdog import Suspect
 from workers.work import Waiting
 
@@ -26,6 +27,7 @@ class Teller:
         self._progress, self._on_progress, self._observers = progress, on_progress, list(observers)
         self._tracing = any(observer.wants_traces for observer in observers)
         self._reported = self._shown = 0.0
+        self._reduced_us: dict[str, tuple[int, int]] = {}  # of videos that are on their way into the log
 
     def due(self, last: bool) -> bool:
         """Whether it is time for `report`."""
@@ -71,7 +73,24 @@ class Teller:
             sent_us=wall_us - round((now - outcome.since) * 1e6),
             answered_us=wall_us,
         )
-        self._tell(lambda observer: observer.traced(trace) if observer.wants_traces else None)
+        self._trace(lambda observer: observer.traced(trace))
+
+    def reduced(self, video_id: str, began_us: int) -> None:
+        """The windows of a video have just become its rows."""
+        if self._tracing:
+            self._reduced_us[video_id] = began_us, time.time_ns() // 1000
+
+    def recorded(self, results: Sequence[VideoResult], committed_us: tuple[int, int]) -> None:
+        """These are in the log now."""
+        for result in results if self._tracing else ():
+            if (reduced_us := self._reduced_us.pop(result.video_id, None)) is not None:
+                self._video(VideoTrace(result.video_id, len(result.events), reduced_us, committed_us))
+
+    def _video(self, trace: VideoTrace) -> None:
+        self._trace(lambda observer: observer.recorded(trace))
+
+    def _trace(self, say: Callable[[FlowObserver], None]) -> None:
+        self._tell(lambda observer: say(observer) if observer.wants_traces else None)
 
     def _tell(self, say: Callable[[FlowObserver], None]) -> None:
         """One that raises is not asked again: numbers beside the work do not end a run."""

@@ -1,7 +1,8 @@
-"""A window's way through the house as OpenTelemetry spans: decoded, waiting, watched.
+"""A window's way through the house as OpenTelemetry spans: decoded, waiting, watched, reduced, committed.
 
 One trace per window: the span "window" from the beginning of its decoding to its answer, with the children "decode",
-"queue" (its frames wait for a replica) and "watch" (away at the replica, with "model" inside, by the model's account).
+"queue" (its frames wait for a replica) and "watch" (away at the replica, with "model" inside, by the model's account);
+after it, when the rest of its video is there, "reduce" and "commit", which it shares with the video's other windows.
 Times are the driver's clock; decoding and the model's time are placed so that they end when their stage did.
 Sampling and everything else by the usual environment (OTEL_TRACES_SAMPLER, OTEL_EXPORTER_OTLP_HEADERS, ...).
 """
@@ -16,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
-    from workers.report import FlowEvent, Progress, WindowTrace
+    from workers.report import FlowEvent, Progress, VideoTrace, WindowTrace
 
 FLUSH_MS = 10_000  # the longest that the end of a run waits for its last spans to leave
 
@@ -41,6 +42,7 @@ class TraceReport:
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(_exporter(target)))
         self._tracer = self._provider.get_tracer("secondsight")
+        self._windows: dict[str, list[Any]] = {}  # contexts of the windows of videos that are not in the log yet
 
     def snapshot(self, progress: Progress) -> None:
         pass
@@ -54,7 +56,7 @@ class TraceReport:
         span.end(event.at_us * 1000)
 
     def traced(self, trace: WindowTrace) -> None:
-        from opentelemetry.trace import set_span_in_context
+        from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 
         decode_us, model_us = round(trace.decode_s * 1e6), round(trace.model_s * 1e6)
         began_us = trace.decoded_us - decode_us
@@ -69,13 +71,19 @@ class TraceReport:
                 "secondsight.attempt": trace.attempt,
             },
         )
-        within = set_span_in_context(window)
+        within = set_span_in_context(NonRecordingSpan(window.get_span_context()))
+        self._windows.setdefault(trace.video_id, []).append(within)
         self._span("decode", began_us, trace.decoded_us, within, {"secondsight.node": trace.decode_node})
         self._span("queue", trace.decoded_us, trace.sent_us, within, {})
         watch = self._span("watch", trace.sent_us, trace.answered_us, within, {"secondsight.replica": trace.replica})
         model_began_us = max(trace.sent_us, trace.answered_us - model_us)
         self._span("model", model_began_us, trace.answered_us, set_span_in_context(watch), {})
         window.end(trace.answered_us * 1000)
+
+    def recorded(self, trace: VideoTrace) -> None:
+        for within in self._windows.pop(trace.video_id, ()):
+            self._span("reduce", *trace.reduced_us, within, {})
+            self._span("commit", *trace.committed_us, within, {})
 
     def end(self) -> None:
         """Send what is left."""

@@ -13,7 +13,7 @@ import pytest
 from pipeline.errors import UsageError
 from pipeline.live import Stuck
 from workers.journal import Journal
-from workers.report import FlowEvent, Progress, WindowTrace
+from workers.report import FlowEvent, Progress, VideoTrace, WindowTrace
 
 TRACE = WindowTrace(
     video_id="a" * 32, window=3, start_us=45_000_000, end_us=61_000_000, attempt=2, decode_node="node-1",
@@ -68,6 +68,9 @@ def test_a_windows_way_reaches_an_otlp_collector() -> None:
         report = TraceReport("run-1", "signals", f"http://127.0.0.1:{server.server_port}")
         report.traced(TRACE)
         report.event(DIED)
+        report.recorded(VideoTrace("b" * 32, 1, (0, 1), (1, 2)))  # of which no window was watched
+        at = TRACE.answered_us
+        report.recorded(VideoTrace(TRACE.video_id, 2, (at + 500_000, at + 1_000_000), (at + 2_000_000, at + 3_000_000)))
         report.end()
         server.shutdown()
     resource = {a.key: a.value.string_value for a in got[0].resource_spans[0].resource.attributes}
@@ -82,10 +85,12 @@ def test_a_windows_way_reaches_an_otlp_collector() -> None:
     assert times.pop("replica_died")[0] == pytest.approx(0.123)
     assert times == {
         "window": (-0.5, 3.0), "decode": (-0.5, 0.0), "queue": (0.0, 1.0), "watch": (1.0, 3.0), "model": (1.5, 3.0),
+        "reduce": (3.5, 4.0), "commit": (5.0, 6.0),
     }  # fmt: skip
     window = spans["window"]
     assert not window.parent_span_id
-    for name, parent in {"decode": "window", "queue": "window", "watch": "window", "model": "watch"}.items():
+    parents = {**dict.fromkeys(("decode", "queue", "watch", "reduce", "commit"), "window"), "model": "watch"}
+    for name, parent in parents.items():
         assert (spans[name].trace_id, spans[name].parent_span_id) == (window.trace_id, spans[parent].span_id)
     facts = {a.key: a.value.string_value or a.value.int_value for a in window.attributes}
     assert (facts["secondsight.window"], facts["secondsight.start_us"], facts["secondsight.attempt"]) == (
