@@ -61,6 +61,8 @@ def understand(error: BaseException) -> Failure:
             return Failure("fault", "storage", "the object store is full")
         case ray_errors.OutOfDiskError():
             return Failure("fault", "storage", "the disk that Ray spills frames to is full")
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter: torch's, of a GPU
+        return Failure("fault", "memory", "its process ran out of memory")
     if isinstance(error, _LOST):
         return Failure("lost", "storage", "its frames are gone from the object store")
     lines = str(error).strip().splitlines()

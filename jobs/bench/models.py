@@ -4,8 +4,9 @@
 - `sleeping` takes `{"seconds": S}` for each window.
 - `colours` says the mean colour of every frame: an answer that depends on every pixel.
 - `fragile` is `colours`, until a window holds one of `{"at_us": [...]}`: then it does what `{"how": ...}` says,
-  "exit" (its process ends), "raise" (a fault), "stray" (it answers another window), "refuse" (ModelError);
-  `{"times": N}` does so only the first N times (counted in the file `{"count": PATH}`).
+  "exit" (its process ends), "memory" (it asks for more than it may have), "raise" (a fault), "stray" (it answers
+  another window), "refuse" (ModelError); `{"times": N}` does so only the first N times (counted in the file
+  `{"count": PATH}`).
 """
 
 from __future__ import annotations
@@ -93,6 +94,11 @@ def _watch_fragile(settings: Mapping[str, Any], window: Window, frames: Frames) 
     if any(window.start_us <= t < window.end_us for t in settings["at_us"]) and _still(settings):
         if settings["how"] == "exit":
             os._exit(9)
+        if settings["how"] == "memory":
+            from workers.limits import memory_limit
+
+            with memory_limit(64 << 20):
+                bytearray(256 << 20)
         if settings["how"] == "raise":
             raise ValueError("cannot bear this window")
         if settings["how"] == "stray":

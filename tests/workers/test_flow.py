@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -183,7 +184,7 @@ def test_a_replica_that_dies_is_replaced_and_its_windows_run_again(
     assert max(w["attempt"] for w in read_log(tmp_path / "log", "windows")) in (2, 3)
 
 
-@pytest.mark.parametrize("how", ["exit", "raise", "stray"])
+@pytest.mark.parametrize("how", ["exit", "memory", "raise", "stray"])
 def test_a_window_that_ends_three_replicas_is_quarantined_and_the_rest_is_kept(
     how: str, archive: Path, clips: list[Path], tmp_path: Path, read_log: Any
 ) -> None:
@@ -194,6 +195,7 @@ def test_a_window_that_ends_three_replicas_is_quarantined_and_the_rest_is_kept(
     (row,) = [v for v in read_log(log, "videos") if v["status"] == "quarantined"]
     assert Path(row["uris"][0]).name == "clip2.mp4"
     assert row["reason"].startswith("window 4 (6.000-8.000 s) ended 3 replicas")
+    assert how != "memory" or row["reason"].endswith("its process ran out of memory")
     kept = sorted(w["window"] for w in read_log(log, "windows") if w["video_id"] == row["video_id"])
     assert kept == [0, 1, 2, 3, 5]
 
@@ -239,16 +241,17 @@ def test_a_killed_decode_worker_loses_nothing(tmp_path: Path, make_clip: Any, re
 
 
 def _worker_pids(task: str) -> list[int]:
-    """Ray workers that run a task of this name now (Ray sets their process title)."""
+    """Workers of this session's Ray that run a task of this name now (Ray sets their process title)."""
+    import ray
+
+    session = os.path.basename(ray._private.worker._global_node.get_session_dir_path()).encode()
     pids = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
-            try:
-                title = (folder / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if title.startswith(b"ray::" + task.encode()):
-                pids.append(int(folder.name))
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (folder / "cmdline").read_bytes().startswith(b"ray::" + task.encode()):
+                parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+                if session in Path(f"/proc/{parent}/cmdline").read_bytes():
+                    pids.append(int(folder.name))
     return pids
 
 
