@@ -104,7 +104,7 @@ class World:
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address = self._cluster.address
         assert self._cluster.head_node is not None
-        self._session = os.path.basename(self._cluster.head_node.get_session_dir_path()).encode()
+        self._session: bytes = os.path.basename(self._cluster.head_node.get_session_dir_path()).encode()
         self._nodes: list[Any] = []
         for _ in range(nodes):
             self.add_node()

@@ -13,7 +13,7 @@
 4. Steering: decoders steered by measured rates against every fixed number of them, with a slow and a fast model.
 5. Nodes: 1 to 4 raylets on this machine, a replica on each that sleeps, beside the same job in Ray Data.
 6. Memory: peak of the whole job (proportional set size of the driver and all processes below it, and the driver's
-   own) over archives of growing size.
+   own) over archives of up to 5 000 small videos, and over one video of up to 8 hours.
 """
 
 from __future__ import annotations
@@ -179,22 +179,35 @@ def overhead(folder: Path, quick: bool) -> list[Result]:
 
 
 def memory(folder: Path, quick: bool) -> list[Result]:
-    """Part 3. Each job in a process of its own, with a Ray of its own."""
-    counts = (10, 40) if quick else (10, 50, 200)
+    """Part 6: a growing number of small videos, and one video of growing length."""
+    counts, hours = ((10, 40), (0.25, 1.0)) if quick else ((50, 500, 5000), (1.0, 2.0, 8.0))
     archive = make_videos(folder / "many", max(counts), 8, (320, 192), 25)
     names = sorted(map(str, archive.glob("*.mp4")))
     results = []
     for count in counts:
         listed = folder / f"first{count}.txt"
         listed.write_text("\n".join(names[:count]))
-        command = [sys.executable, "-m", "jobs.run", f"@{listed}", "--log", str(folder / f"log-many{count}")]
-        command += ["--model", "python:jobs.bench.models:colours", "--fps", "8", "--window", "4", "--overlap", "1"]
-        process = subprocess.Popen([*command, "--replicas", "1"], stdout=subprocess.PIPE, text=True)
-        peak = _peak_memory(process)
-        said = process.communicate()[0]
-        assert process.returncode == 0, said
-        results.append({"videos": count, **{k: v / 2**20 for k, v in peak.items()}})
+        results.append({"videos": count, "hours": count * 8 / 3600, **_watched(f"@{listed}", folder / f"many{count}")})
+    for length in hours:
+        one = make_videos(folder / f"long{length:g}", 1, round(length * 3600), (64, 48), 2)
+        results.append({"videos": 1, "hours": length, **_watched(str(one), folder / f"log-long{length:g}")})
     return results
+
+
+def _watched(archive: str, log: Path) -> dict[str, float]:
+    """Peak memory of a job in a process of its own, with a Ray of its own, and the windows that it put into its log."""
+    import deltalake
+    import pyarrow.parquet as pq
+
+    command = [sys.executable, "-m", "jobs.run", archive, "--log", str(log), "--replicas", "1"]
+    command += ["--model", "python:jobs.bench.models:colours", "--fps", "2", "--window", "4", "--overlap", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    peak = _peak_memory(process)
+    said = process.communicate()[0]
+    assert process.returncode == 0, said
+    files = deltalake.DeltaTable(str(log)).file_uris(file_pruning_predicate="record = 'windows'")
+    windows = sum(pq.read_metadata(file).num_rows for file in files)
+    return {"windows": windows, **{k: v / 2**20 for k, v in peak.items()}}
 
 
 def _peak_memory(process: subprocess.Popen[str]) -> dict[str, int]:

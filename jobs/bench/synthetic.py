@@ -96,12 +96,13 @@ def tasks(decode_s: float = 0.0) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """A run over a synthetic archive. `steady_per_s`: windows per second from the first answers on."""
+    """A run over a synthetic archive. `steady_per_s`: windows per second once a quarter is answered, `driver_us`: CPU
+    time of the driver for each of them, all its threads together, in microseconds."""
 
     windows: int
     seconds: float
     steady_per_s: float
-    driver_cpu_s: float
+    driver_us: float
     decoders: int
 
 
@@ -127,6 +128,7 @@ def run(
     from pipeline.config import new_run_id
     from pipeline.log import EventLog, RunRecord
     from workers.flow import Flow, Limits
+    from workers.metrics import MetricsReport
     from workers.replica import ModelChoice
     from workers.shares import share_out
 
@@ -144,11 +146,11 @@ def run(
     event_log = EventLog.open(str(log), create=True)
     run_id = new_run_id()
     event_log.begin_run(RunRecord(run_id, config.config_hash, config.as_json(), model, "1", "", {}, 0))
-    seen: list[tuple[float, int]] = []
+    seen: list[tuple[float, int, float]] = []
 
     def note(progress: Any) -> None:
         if progress.windows and (not seen or progress.windows > seen[-1][1]):
-            seen.append((time.perf_counter(), progress.windows))
+            seen.append((time.perf_counter(), progress.windows, time.process_time()))
         on_progress(progress)
 
     flow = Flow(
@@ -162,8 +164,9 @@ def run(
         tasks=tasks(decode_s),
         limits=Limits(decoders=decoders),
         on_progress=note,
+        observers=[MetricsReport(run_id, model)],
     )
-    cpu_s, began = time.process_time(), time.perf_counter()
+    began = time.perf_counter()
     progress = flow.run()
     elapsed_s = time.perf_counter() - began
     event_log.finish_run(run_id, progress.totals(elapsed_s), "done")
@@ -171,5 +174,7 @@ def run(
         raise RuntimeError(f"{progress.failed} failed: {progress.failures[:3]}")
     # A quarter of the windows is left out: workers and replicas start in it.
     late = [s for s in seen if s[1] >= progress.windows / 4] or seen
-    steady = (late[-1][1] - late[0][1]) / max(late[-1][0] - late[0][0], 1e-9)
-    return Ran(progress.windows, elapsed_s, steady, time.process_time() - cpu_s, progress.decoders)
+    (first_s, first, first_cpu), (last_s, last, last_cpu) = late[0], late[-1]
+    steady = (last - first) / max(last_s - first_s, 1e-9)
+    driver_us = (last_cpu - first_cpu) / max(last - first, 1) * 1e6
+    return Ran(progress.windows, elapsed_s, steady, driver_us, progress.decoders)
