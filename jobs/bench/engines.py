@@ -32,8 +32,8 @@ import torch
 
 from jobs.bench.truth import BUNDLED, MOMENTS, SEED, films
 from jobs.demo.archive import write_archive
+from model.checkpoint.packed import PackedLinear
 from model.checkpoint.store_fp8 import store_fp8
-from model.experts.packed import PackedLinear
 from model.interface import Model
 from model.qwen3_vl import QwenFactory
 from model.qwen3_vl.grammar import forbid
