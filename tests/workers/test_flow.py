@@ -244,7 +244,8 @@ def _worker_pids(task: str) -> list[int]:
     """Workers of this session's Ray that run a task of this name now (Ray sets their process title)."""
     import ray
 
-    session = os.path.basename(ray._private.worker._global_node.get_session_dir_path()).encode()
+    node: Any = ray._private.worker._global_node
+    session = os.path.basename(node.get_session_dir_path()).encode()
     pids = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
