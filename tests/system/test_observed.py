@@ -131,7 +131,6 @@ def test_a_run_is_seen_by_prometheus_and_a_collector_of_traces(tmp_path: Path, m
     assert value(page, "queue_bytes") == 0 < value(page, "queue_budget_bytes")
     for stage in ("decode", "queue", "model"):
         assert value(page, "window_seconds_count", stage=stage) == len(windows)
-    assert value(page, "window_seconds_sum", stage="model") == pytest.approx(totals["model_s"])
 
     # What the dashboard asks for is on the page, but for what did not happen in this run.
     asked = set(re.findall(rf"\bray_{PREFIX}(\w+)", BOARD.read_text()))
