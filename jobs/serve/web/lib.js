@@ -174,6 +174,9 @@ export async function ask(path, params = {}, signal = undefined, how = {}) {
 }
 
 export const video = (id, rest = "") => `/api/videos/${encodeURIComponent(id)}${rest}`;
+// When an event is best seen: what appears is not there at its start, and of a long event its beginning says most.
+export const telling = ({ start_us, end_us }) => start_us + Math.min(2_000_000, Math.max(0, end_us - start_us) / 2);
+
 export const still = (id, us, height) => address(video(id, "/still"), { t: (Math.max(0, us) / 1e6).toFixed(6), height });
 
 // -- saying what is wrong, quietly and in place

@@ -1,7 +1,7 @@
 // Events by words and meaning, with the picture of each; and questions, with what the answer rests on.
 
 import { pictureButton } from "./looks.js";
-import { ask, base, clock, dot, el, empty, fill, kindsKnown, learnKinds, notice, number, picture, said, still } from "./lib.js";
+import { ask, base, clock, dot, el, empty, fill, kindsKnown, learnKinds, notice, number, picture, said, still, telling } from "./lib.js";
 
 const ROLES = { before: "before it", while: "at the same time", next: "then" };
 const WAYS = { words: "by words", meaning: "by meaning", both: "by words and meaning", text: "by a look through all texts", none: "" };
@@ -79,7 +79,7 @@ export function search({ params, go }) {
 }
 
 function evidence({ event, number: n, role }) {
-  const image = picture(still(event.video_id, event.start_us + Math.min(200_000, Math.max(0, event.end_us - event.start_us) / 2), 90));
+  const image = picture(still(event.video_id, telling(event), 90));
   return el("li", { class: role }, el("a", { href: link(event) }, image, el("span", {},
     el("span", { class: "what" }, el("em", {}, `${n}`), dot(event.kind), el("b", {}, event.text || said(event.kind))),
     el("small", {}, ROLES[role] ? `${ROLES[role]}, ` : "", el("time", {}, `${clock(event.start_us, 1)} – ${clock(event.end_us, 1)}`), `  ·  ${base(event.video)}`))));
@@ -88,7 +88,7 @@ function evidence({ event, number: n, role }) {
 const link = (event) => `#/v/${event.video_id}?${new URLSearchParams({ t: String(Math.max(0, event.start_us) / 1e6), e: event.event_id, run: event.run_id })}`;
 
 function card({ event, found_by: by }, q) {
-  const image = picture(still(event.video_id, event.start_us + Math.min(200_000, Math.max(0, event.end_us - event.start_us) / 2), 180));
+  const image = picture(still(event.video_id, telling(event), 180));
   image.append(el("time", {}, clock(event.start_us, 1)));
   return el("a", { class: "hit", role: "listitem", href: link(event), title: by.length ? `found by ${by.join(" and ")}` : null }, image,
     el("span", { class: "said" }, el("b", {}, marked(event.text || said(event.kind), q)), el("small", {}, el("span", { class: "what" }, dot(event.kind), said(event.kind)), base(event.video))));
