@@ -1,7 +1,8 @@
 """`python -m jobs.train.card FOLDER [--scores FILE ...]`: the model card of a training run's checkpoint.
 
-FOLDER is that of `python -m jobs.train`; each FILE comes from `python -m jobs.bench.truth --json FILE`, one for each
-precision that was measured. Writes `checkpoint/README.md` in FOLDER.
+FOLDER is that of `python -m jobs.train`, and may hold a `notes.md` to put at the end of the card; each FILE comes from
+`python -m jobs.bench.truth --json FILE`, one for each precision that was measured. Writes `checkpoint/README.md` in
+FOLDER.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from safetensors import safe_open
 from jobs.train.state import described_run
 
 ROWS = 24  # of the curve, at most
+_NOTES = "notes.md"
 _CARD = """\
 # A small Qwen3-VL mixture of experts for the generated world
 
@@ -46,7 +48,7 @@ its layer, in the worst layer; 1 is even.
 
 ## Settings
 
-{settings}
+{settings}{notes}
 """
 
 
@@ -73,6 +75,7 @@ def card(folder: Path, scores: Sequence[Mapping[str, Any]]) -> str:
         batch=settings["batch"],
         scores="\n".join(_scores(scores) if scores else ["Not measured yet."]),
         curve="\n".join(rows),
+        notes=f"\n\n{(folder / _NOTES).read_text().strip()}" if (folder / _NOTES).exists() else "",
         settings="\n".join(f"- {name}: {value}" for name, value in sorted(settings.items()) if name != "prompt"),
     )
 
