@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.detectors import Box, detector
+from pipeline.detectors import FACE_MODEL, Box, detector
 from pipeline.errors import LogError, UsageError
 from pipeline.frames import Frames
 from pipeline.plan import SECOND_US
@@ -172,6 +172,7 @@ def editor(log: str, run_id: str, following: bool = False) -> Callable[[Picture]
     for theirs in wanted:
         if ours[theirs["what"]] != theirs.get("weights_hash"):
             raise UsageError(
-                f"run {run_id} hid {theirs['what']} by other weights than those here, so no picture of it is shown"
+                f"run {run_id} hid {theirs['what']} by other weights than those here, so no picture of it is shown: "
+                f"name those that it used in ${FACE_MODEL}"
             )
     return hider.trail() if following else hider.picture

@@ -86,8 +86,12 @@ def quiet() -> Iterator[None]:
 def _ask(
     answer: Answer, asked: list[Question], reads: Callable[[], int]
 ) -> tuple[list[int], list[float], float, float]:
-    """(rows found per question, ms of each ascending, CPU ms and KB read by each on average)."""
-    for video, us in asked[:5]:
+    """(rows found per question, ms of each ascending, CPU ms and KB read by each on average). Warm: each has been asked
+    once before, of who takes over 50 ms the first five."""
+    start = time.perf_counter()
+    for i, (video, us) in enumerate(asked):
+        if i >= 5 and time.perf_counter() - start > 0.05 * i:
+            break
         answer(video, us)
     found, laps, before, cpu = [], [], reads(), time.process_time()
     for video, us in asked:

@@ -47,6 +47,7 @@ def s3_server(plain: bool = False) -> Iterator[str]:
     command = [sys.executable, "-m", "jobs.bench.s3", str(port), *(["plain"] if plain else [])]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     os.environ.update(settings)
+    _forget_file_systems()
     try:
         import boto3
 
@@ -67,6 +68,17 @@ def s3_server(plain: bool = False) -> Iterator[str]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+        _forget_file_systems()
+
+
+def _forget_file_systems() -> None:
+    """fsspec keeps each file system with the endpoint that it was made for."""
+    import fsspec
+
+    kinds: list[Any] = [fsspec.AbstractFileSystem]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        kind.clear_instance_cache()
 
 
 def serve(port: int, plain: bool) -> None:

@@ -63,7 +63,7 @@ async def ask(
     request: Request,
     site: SiteOf,
     q: Annotated[str, Query(min_length=1, max_length=1000, description="a question")],
-    limit: Annotated[int, Query(ge=1, le=50)] = 12,
+    limit: Annotated[int, Query(ge=1, le=50)] = 5,
 ) -> Response:
     """An answer with the events that it rests on; without a model, those events."""
     return reply(request, await site.work(lambda: site.finding.ask(q, limit=limit)))

@@ -191,9 +191,10 @@ def test_pictures_are_refused_where_the_detectors_are_others(
     log = log_of(tmp_path, film, (f"faces={weights}",))
     monkeypatch.delenv(FACE_MODEL, raising=False)
     redactor.cache_clear()
-    with pytest.raises(UsageError, match="needs the weights"):
+    with pytest.raises(UsageError, match=r"needs the weights|by other weights"):  # where dlib's detector is not, or is
         editor(log, "run-1")
     monkeypatch.setenv(FACE_MODEL, str(weights))
+    redactor.cache_clear()
     assert editor(log, "run-1") is not None
     redactor.cache_clear()
     weights.write_bytes(weights.read_bytes() + b"\x7a\x00")  # with an empty field that nobody knows
