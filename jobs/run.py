@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jobs.configure import configure as configure
 from jobs.watch import RunSummary as RunSummary
-from jobs.watch import configure as configure
 from jobs.watch import run as run
 from pipeline.clock import parse_time
 from pipeline.errors import UsageError

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import io
 import json
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import av
@@ -25,19 +23,9 @@ from model.served.pictures import as_images, as_mp4, as_vllm_video, encoded, on_
 from pipeline.errors import ModelError, UsageError
 from pipeline.frames import Frames
 from pipeline.plan import Window
+from tests.model import served_fake
 
 S = 1_000_000
-
-
-def sibling(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-served_fake = sibling("served_fake")
 
 
 @pytest.fixture

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,20 +17,12 @@ from model.served.client import ChatClient, Failed, TimeLimits, Unavailable, run
 from model.served.retry import retry_after_s
 from model.served.stream import Broken, Reply, ReplyReader
 from pipeline.errors import ModelError, UsageError
+from tests.model import served_fake
 
 BODY = {"model": "tiny", "messages": []}
 QUICK = TimeLimits(connect_s=2, first_s=2, idle_s=2, total_s=5, outage_s=2, attempts=3)
 
 
-def sibling(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-served_fake = sibling("served_fake")
 chunks, ANSWER = served_fake.chunks, served_fake.ANSWER
 
 
