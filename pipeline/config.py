@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import Any
 
 from pipeline.errors import UsageError
-from pipeline.plan import Sampling, Windowing
+from pipeline.plan import PIXELS_VERSION, Sampling, Windowing
 
 #: Raised whenever the meaning of a stored event changes (planning, reducing, the tables).
 SCHEMA_VERSION = 1
@@ -70,6 +70,7 @@ def _sampling(sampling: Sampling) -> dict[str, Any]:
     """`redact` by the detectors' weights, not by where they lie; left out where nothing is hidden."""
     plain = _fields(sampling)
     del plain["redact"]
+    plain["version"] = PIXELS_VERSION
     if sampling.redact:
         from pipeline.redact import redactor
 

@@ -12,6 +12,9 @@ from pipeline.video import Video
 
 SECOND_US = 1_000_000
 
+#: Raised whenever the same sampling of the same video gives other pixels; part of a run's configuration.
+PIXELS_VERSION = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:

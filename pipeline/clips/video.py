@@ -189,7 +189,9 @@ class Encoded:
         self._source, self._start_us, self._end_us, self._edit = source, start_us, end_us, edit
         video, context = source.video, source.stream.codec_context
         self._width, self._height = Sampling(short_side=short_side).size(video.width, video.height)
-        self._convert = Converter(self._width, self._height, sample_aspect(source.stream))
+        self._convert = Converter(
+            (self._width, self._height), (video.width, video.height), sample_aspect(source.stream)
+        )
         name = "libvpx-vp9" if container.format.name == "webm" else "libx264"
         stream = container.add_stream(
             name, rate=source.stream.guessed_rate or 25, options=_OPTIONS[name] | dict(options or {})

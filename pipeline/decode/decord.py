@@ -58,7 +58,7 @@ def _read(
     sampling: Sampling,
     limits: DecodeLimits,
 ) -> Iterator[Answer]:
-    convert = Converter(*sampling.size(video.width, video.height), 1.0)
+    convert = Converter(sampling.size(video.width, video.height), (video.width, video.height), 1.0)
     starts = [start for start, _ in spans]
     shown = -1
     pixels = None

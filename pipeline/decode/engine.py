@@ -49,8 +49,7 @@ def answers(video: Video, times: Iterator[int], sampling: Sampling, limits: Deco
         return
     source = PacketSource(video, limits)
     try:
-        width, height = sampling.size(video.width, video.height)
-        engine = _Engine(source, wanted, sampling, limits, width, height)
+        engine = _Engine(source, wanted, sampling, limits)
         with translated(video.uri):
             for at_us, pick in engine.answers():
                 if pick is not None:
@@ -60,11 +59,8 @@ def answers(video: Video, times: Iterator[int], sampling: Sampling, limits: Deco
 
 
 class _Engine:
-    def __init__(
-        self, source: PacketSource, times: Times, sampling: Sampling, limits: DecodeLimits, width: int, height: int
-    ) -> None:
+    def __init__(self, source: PacketSource, times: Times, sampling: Sampling, limits: DecodeLimits) -> None:
         self._source, self._times, self._sampling, self._limits = source, times, sampling, limits
-        self._size = width, height
 
     def answers(self) -> Iterator[tuple[int, Pick | None]]:
         if self._packets_tell():
@@ -110,7 +106,9 @@ class _Engine:
         return not (isinstance(inspector, H264) and inspector.interlaced_possible)
 
     def _converter(self) -> Converter:
-        return Converter(*self._size, sample_aspect(self._source.stream))
+        video = self._source.video
+        size = self._sampling.size(video.width, video.height)
+        return Converter(size, (video.width, video.height), sample_aspect(self._source.stream))
 
 
 def _is_settled(pick: Pick | None) -> bool:

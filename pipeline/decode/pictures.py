@@ -19,20 +19,23 @@ FILTER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL
 
 
 class Converter:
-    """Turns frames of one video into RGB pictures of `width` x `height` px. Not thread-safe."""
+    """Turns frames of one video, which a player shows at `shape` (width, height), into RGB pictures of `size`. Both
+    sides are scaled on their own, as image processors of models do: where `size` is rounded to a large multiple it is
+    not quite of that shape. Not thread-safe.
+    """
 
-    def __init__(self, width: int, height: int, sample_aspect: float) -> None:
-        self.width, self.height, self._aspect = width, height, sample_aspect
+    def __init__(self, size: tuple[int, int], shape: tuple[int, int], sample_aspect: float) -> None:
+        self.width, self.height = size
+        self._shape, self._aspect = shape, sample_aspect
         self._scaler = VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
         """uint8 [height, width, 3]. A frame of another shape (the resolution changed) is fitted between black bars."""
         turn = orientation(frame)
         width, height = displayed_size(frame.width, frame.height, self._aspect, turn)
-        scale = min(self.width / width, self.height / height)
-        # the same shape up to the rounding of both sides
-        inner_w = self.width if abs(width * scale - self.width) < 2 else max(1, round(width * scale))
-        inner_h = self.height if abs(height * scale - self.height) < 2 else max(1, round(height * scale))
+        scale = min(self._shape[0] / width, self._shape[1] / height)
+        inner_w = self._fitted(self.width, width * scale / self._shape[0])
+        inner_h = self._fitted(self.height, height * scale / self._shape[1])
         pixels = turn.apply(self._scaled(frame, *((inner_h, inner_w) if turn.transposed else (inner_w, inner_h))))
         if (inner_w, inner_h) == (self.width, self.height):
             return np.ascontiguousarray(pixels)
@@ -40,6 +43,11 @@ class Converter:
         y, x = (self.height - inner_h) // 2, (self.width - inner_w) // 2
         canvas[y : y + inner_h, x : x + inner_w] = pixels
         return canvas
+
+    @staticmethod
+    def _fitted(side: int, share: float) -> int:
+        """All of `side` where only rounding is missing."""
+        return side if side * (1 - share) < 2 else max(1, round(side * share))
 
     def _scaled(self, frame: av.VideoFrame, width: int, height: int) -> npt.NDArray[np.uint8]:
         scaled = self._scaler.reformat(frame, width, height, "rgb24", interpolation=FILTER, threads=1)

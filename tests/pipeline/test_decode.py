@@ -98,7 +98,7 @@ def plainly(path: Path, video: Video, sampling: Sampling) -> list[tuple[int, np.
     frames = []
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        convert = Converter(*sampling.size(video.width, video.height), 1.0)
+        convert = Converter(sampling.size(video.width, video.height), (video.width, video.height), 1.0)
         for i, frame in enumerate(container.decode(stream)):
             seconds = Fraction(i) / 30 if frame.pts is None else frame.pts * stream.time_base
             frames.append((round_us(seconds) - video.offset_us, convert(frame)))

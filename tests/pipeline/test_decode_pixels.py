@@ -170,11 +170,21 @@ def test_never_enlarged(tmp_path: Path) -> None:
 
 def test_another_shape_in_mid_stream(tmp_path: Path) -> None:
     """A frame of another shape is fitted whole between black bars: windows have one size."""
-    convert = Converter(160, 96, 1.0)
+    convert = Converter((160, 96), (320, 192), 1.0)
     bright = np.full((96, 96, 3), 200, np.uint8)
     picture = convert(av.VideoFrame.from_ndarray(bright, "rgb24"))
     assert picture.shape == (96, 160, 3)
     assert picture[:, :32].max() == 0 and picture[:, 128:].max() == 0 and picture[:, 33:127].min() >= 198
+
+
+@pytest.mark.parametrize("size", [(640, 360), (640, 480), (360, 640), (1920, 1080), (854, 480)])
+def test_no_bars_where_the_size_is_rounded_to_a_large_multiple(tmp_path: Path, size: tuple[int, int]) -> None:
+    """Both sides are scaled on their own, as the image processor of Qwen3-VL does: every pixel shows something."""
+    bright = np.full((size[1], size[0], 3), 200, np.uint8)
+    for sampling in (Sampling(short_side=None, max_pixels=8192, multiple=32), Sampling(multiple=32)):
+        picture = Converter(sampling.size(*size), size, 1.0)(av.VideoFrame.from_ndarray(bright, "rgb24"))
+        assert picture.shape[1::-1] == sampling.size(*size)
+        assert picture.min() >= 198
 
 
 def test_enums_are_those_of_the_standard() -> None:
