@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, shortened
 from pipeline.plan import SECOND_US, round_us
 
 _TIME = re.compile(
@@ -20,7 +20,7 @@ def parse_time(text: str) -> int:
     """
     match = _TIME.fullmatch(text.strip())
     if match is None:
-        raise UsageError(f"{text!r} is not a time; write seconds (45 or 45.5), m:ss or h:mm:ss (1:02:45.5)")
+        raise UsageError(f"{shortened(text)!r} is not a time; write seconds (45 or 45.5), m:ss or h:mm:ss (1:02:45.5)")
     hours, minutes, seconds = int(match["h"] or 0), int(match["m"] or 0), Fraction(match["s"].rstrip("."))
     if (match["m"] is not None and seconds >= 60) or (match["h"] is not None and minutes >= 60):
         raise UsageError(f"{text!r} is not a time; after a colon come minutes or seconds below 60")

@@ -26,6 +26,11 @@ VideoReason = Literal[
 TRANSIENT: frozenset[str] = frozenset({"storage", "changed", "timeout"})
 
 
+def shortened(text: str, length: int = 200) -> str:
+    """Text as an error message can show it: whatever was asked for may be a megabyte long."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
 class SecondsightError(Exception):
     """Base of every error meant for a person's eyes. The command line prints it as one line, without a traceback."""
 

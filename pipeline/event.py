@@ -51,9 +51,12 @@ class WindowEvents:
         return WindowEvents, (self.window, self.events, self.model_s, *said)
 
 
+OTHER_KINDS = "*"
+
+
 @dataclass(frozen=True, slots=True)
 class KindRule:
-    """How events of one kind are reduced.
+    """How events of one kind are reduced; under the name `OTHER_KINDS`: of every kind that has no rule of its own.
 
     `point`: a moment (a cut), not a span; two of them closer than `gap_us` with equal text are one.
     Otherwise spans with equal text that overlap, touch, or lie within `gap_us` of each other become one.
@@ -61,6 +64,7 @@ class KindRule:
     may lie next door).
     `exclusive`: states of one thing (a level), of which only one holds at a time. Where two windows overlap and
     disagree, both are cut in the middle of the overlap: each window knows best what lies far from its edges.
+    `min_confidence`: an event whose highest confidence, after stitching, is lower is dropped; one without any is kept.
     `similarity`: texts at least this alike (1 - edit distance / length of the longer) count as equal when spans are
     stitched, and the stitched event keeps the text of the longest one: text read from pixels varies by a letter.
     """
@@ -68,6 +72,7 @@ class KindRule:
     point: bool = False
     gap_us: int = 0
     min_us: int = 0
+    min_confidence: float = 0.0
     exclusive: bool = False
     similarity: float = 1.0
 

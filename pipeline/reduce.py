@@ -18,7 +18,7 @@ from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any
 
-from pipeline.event import Event, KindRule, WindowEvent, WindowEvents
+from pipeline.event import OTHER_KINDS, Event, KindRule, WindowEvent, WindowEvents
 from pipeline.plan import Window
 
 MAX_KIND = 64  # characters
@@ -54,9 +54,6 @@ class _Span:
     longest_us: int = 0  # length of the part that gave the text
 
 
-_PLAIN = KindRule()
-
-
 def reduce_events(answers: Iterable[WindowEvents], rules: Mapping[str, KindRule], duration_us: int) -> Reduced:
     """Reduce a video's answers, one per window in any order, to its events in `[0, duration_us)`.
 
@@ -66,19 +63,22 @@ def reduce_events(answers: Iterable[WindowEvents], rules: Mapping[str, KindRule]
     cores = _cores([a.window for a in ordered])
     dropped: dict[str, int] = {}
     kinds: dict[str, list[_Span]] = {}
+    other = rules.get(OTHER_KINDS, KindRule())
     for answer, core in zip(ordered, cores, strict=True):
         for number, event in enumerate(answer.events):
             span = _checked(event, answer.window, duration_us) if number < MAX_EVENTS else "too many in one window"
             if isinstance(span, str):
                 dropped[span] = dropped.get(span, 0) + 1
-            elif not rules.get(span.kind, _PLAIN).exclusive or _cut(span, core):
+            elif not rules.get(span.kind, other).exclusive or _cut(span, core):
                 kinds.setdefault(span.kind, []).append(span)
     events: list[Event] = []
     for kind, spans in kinds.items():
-        rule = rules.get(kind, _PLAIN)
+        rule = rules.get(kind, other)
         spans.sort(key=lambda s: (s.start_us, s.end_us, s.window_first, s.text))
         for span in _merge_points(spans, rule) if rule.point else _merge_spans(spans, rule):
-            if rule.point or span.end_us - span.start_us >= rule.min_us:
+            if not rule.point and span.end_us - span.start_us < rule.min_us:
+                continue
+            if span.confidence is None or span.confidence >= rule.min_confidence:
                 events.append(_event(span))
     events.sort(key=lambda e: (e.start_us, e.end_us, e.kind, e.text))
     return Reduced(tuple(events), dropped)

@@ -13,7 +13,8 @@ A profile file holds:
     [answer.attributes.NAME]    further fields of every event, in JSON Schema: enum, string, number, integer, boolean
     [sampling]                  optional: fps (a number or "1/2"), max_pixels per frame
     [window]                    optional: length_s, overlap_s
-    [rules.KIND]                optional: how events of a kind are reduced: point, exclusive, gap_s, min_s, similarity
+    [rules.KIND]                optional: how events of a kind are reduced: point, exclusive, gap_s, min_s,
+                                min_confidence, similarity; KIND "*": of all that have no rules of their own
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ModelError
-from pipeline.event import KindRule
+from pipeline.event import OTHER_KINDS, KindRule
 from pipeline.plan import SECOND_US, Windowing
 
 HERE = Path(__file__).parent
@@ -133,7 +134,7 @@ def _prompt(name: str, content: Mapping[str, Any]) -> Prompt:
         fps=_fps(sampling["fps"]) if "fps" in sampling else None,
         max_pixels=None if pixels is None else _between(pixels, 1024, 1 << 26, "max_pixels"),
         windowing=_windowing(_typed(content["window"], dict, "[window]")) if "window" in content else None,
-        rules={kind: KindRule(similarity=SIMILARITY) for kind in answer.kinds or ()}
+        rules={OTHER_KINDS: KindRule(similarity=SIMILARITY)}
         | _rules(_typed(content.get("rules", {}), dict, "[rules]")),
         notice=texts["notice"],
     )
@@ -201,18 +202,25 @@ def _rules(table: Mapping[str, Any]) -> dict[str, KindRule]:
     rules = {}
     for kind, given in table.items():
         rule = _typed(given, dict, f"[rules.{kind}]")
-        _only(rule, f"[rules.{kind}]", {"point", "exclusive", "gap_s", "min_s", "similarity"})
-        alike = rule.get("similarity", SIMILARITY)
-        if isinstance(alike, bool) or not isinstance(alike, (int, float)) or not 0 < alike <= 1:
-            raise _Wrong(f"[rules.{kind}] similarity must lie in (0, 1]")
+        _only(rule, f"[rules.{kind}]", {"point", "exclusive", "gap_s", "min_s", "min_confidence", "similarity"})
+        alike = _share(rule.get("similarity", SIMILARITY), f"[rules.{kind}] similarity")
+        if not alike:
+            raise _Wrong(f"[rules.{kind}] similarity must be more than 0")
         rules[kind] = KindRule(
             point=_typed(rule.get("point", False), bool, f"[rules.{kind}] point"),
             gap_us=_micros(rule.get("gap_s", 0), f"[rules.{kind}] gap_s"),
             min_us=_micros(rule.get("min_s", 0), f"[rules.{kind}] min_s"),
             exclusive=_typed(rule.get("exclusive", False), bool, f"[rules.{kind}] exclusive"),
-            similarity=float(alike),
+            min_confidence=_share(rule.get("min_confidence", 0), f"[rules.{kind}] min_confidence"),
+            similarity=alike,
         )
     return rules
+
+
+def _share(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise _Wrong(f"{name} must lie between 0 and 1")
+    return float(value)
 
 
 def _fps(value: Any) -> Fraction:

@@ -59,6 +59,10 @@ class FeatureIndex:
         """How many vectors there are of each `made_by`."""
         return {made_by: sum(p["rows"] for p in parts) for made_by, parts in self._state()["parts"].items()}
 
+    def damaged(self) -> int:
+        """How many files beside the log could not be read, or are of another format."""
+        return int(self._state().get("damaged", 0))
+
     def parts(self, made_by: str) -> list[Part]:
         """All vectors of one maker. Raises LogError where files of the index are damaged."""
         return [self._part(part["name"]) for part in self._state()["parts"].get(made_by, [])]
@@ -106,7 +110,9 @@ class FeatureIndex:
         count, waiting = 0, list[FeatureFile]()
         for number, path in enumerate(fresh, 1):
             found = read_features(store, path)
-            if found is not None and len(found.owner):
+            if found is None:
+                state["damaged"] = state.get("damaged", 0) + 1
+            elif len(found.owner):
                 waiting.append(found)
                 count += len(found.owner)
             state["files"].append(path)

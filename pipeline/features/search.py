@@ -74,6 +74,11 @@ class PictureSearch:
     def made_by(self) -> str:
         """What made most of the log's features. Raises UsageError where it has none."""
         makers = self._index.makers()
+        if not makers and (damaged := self._index.damaged()):
+            raise UsageError(
+                f"{self._store.uri}: the {damaged} files of its vision features are damaged; what was watched since"
+                " they were written, or is watched again, can be searched by picture; or search by words"
+            )
         if not makers:
             raise UsageError(
                 f"{self._store.uri} holds no vision features to compare a picture with: who watched gives none (signal"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -46,6 +47,9 @@ def create_table(store: Store) -> None:
 #: Commits between checkpoints.
 CHECKPOINT_EVERY = 100
 
+#: Commits that are looked through for damage when a table does not open: those since the last checkpoint or two.
+LOOKED_AT = 2 * CHECKPOINT_EVERY
+
 #: After so long without a look, the newest version is listed, not looked for commit by commit: old commits may have
 #: been cleaned up by others, and a version below the newest must never be written.
 LISTING_S = 3600.0
@@ -61,6 +65,8 @@ class Delta:
 
     def _open(self, version: int | None = None) -> None:
         uri = self.store.uri
+        if version is not None and not 0 <= version < 2**63:
+            raise LogError(f"{uri}: there is no version {version}; the first is 0")
         try:
             self._table = DeltaTable(uri, version=version, storage_options=self.store.options())
             configuration, protocol = self._table.metadata().configuration, self._table.protocol()
@@ -69,7 +75,7 @@ class Delta:
         except (DeltaError, OSError, ValueError) as error:
             asked = "" if version is None else f" at version {version}"
             gone = [commit_path(v) for v in missing_commits(self.store)[:3]]
-            why = f"{', '.join(gone)} missing: put back from a copy" if gone else _said(error)
+            why = f"{', '.join(gone)} missing: put back from a copy" if gone else _damage(self.store) or _said(error)
             raise LogError(f"{uri}: cannot open the event log{asked}: {why}") from error
         found = configuration.get(SCHEMA_KEY)
         if found is None:
@@ -192,5 +198,17 @@ def _stats(file: DataFile) -> str:
     return json.dumps({"numRecords": file.rows, "minValues": low, "maxValues": high, "nullCount": {}})
 
 
+def _damage(store: Store) -> str:
+    """Which of the last commits cannot be read, and why; "" where all can."""
+    names = [path.rsplit("/", 1)[-1] for path, _, _ in store.list("_delta_log")]
+    for name in sorted(n for n in names if len(n) == 25 and n.endswith(".json") and n[:20].isdigit())[-LOOKED_AT:]:
+        try:
+            read_commit(store, int(name[:20]))
+        except LogError as error:
+            return f"{str(error).removeprefix(store.uri + '/')}: put it back from a copy"
+    return ""
+
+
 def _said(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    said = str(error).partition("\n\n")[0]  # delta-rs adds where in its own code it was
+    return " ".join(re.sub(r"\s+0: <unknown>.*", "", said, flags=re.DOTALL).split())[:300] or type(error).__name__

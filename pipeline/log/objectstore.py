@@ -29,7 +29,8 @@ class ObjectStore:
         try:
             self._store: Any = obstore.store.from_url(uri, client_options=self.client_options(), retry_config=RETRIES)
         except Exception as error:
-            raise LogError(f"{uri}: not a usable object-store URI: {error}") from error
+            said = str(error).partition("\n")[0].strip(" {")
+            raise LogError(f"{uri}: not a usable object-store URI, such as s3://bucket/log ({said})") from error
 
     def options(self) -> dict[str, str]:
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""

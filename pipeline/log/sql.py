@@ -18,7 +18,10 @@ MAX_QUERY = 65_536
 
 
 def connect(snapshot: Snapshot) -> duckdb.DuckDBPyConnection:
-    """An in-memory DuckDB with a view per kind of record; it can open the data files of this version and no others."""
+    """An in-memory DuckDB with a view per kind of record; it can open the data files of this version and no others.
+
+    Raises LogError where one of them is missing or damaged.
+    """
     connection = duckdb.connect(
         ":memory:", config={"autoinstall_known_extensions": "false", "python_enable_replacements": "false"}
     )
@@ -34,10 +37,13 @@ def connect(snapshot: Snapshot) -> duckdb.DuckDBPyConnection:
             listed = ", ".join(_quoted(f) for f in files)
             # An empty relation first: columns that no file has yet are there all the same, as nulls.
             connection.register(f"_{record}", schema.empty_table())
-            connection.execute(
-                f"create view {record} as select {columns} from (select * from _{record} union all by name"
-                f" select * from read_parquet([{listed}], union_by_name = true, hive_partitioning = false))"
-            )
+            try:
+                connection.execute(
+                    f"create view {record} as select {columns} from (select * from _{record} union all by name"
+                    f" select * from read_parquet([{listed}], union_by_name = true, hive_partitioning = false))"
+                )
+            except duckdb.Error as error:
+                raise _unreadable(snapshot, error) from error
         else:
             connection.register(record, schema.empty_table())
     connection.execute(f"set allowed_paths = [{', '.join(map(_quoted, allowed))}]")
@@ -51,6 +57,8 @@ def select(snapshot: Snapshot, sql: str, parameters: list[Any] | None = None) ->
     characters, and for one that DuckDB refuses."""
     if len(sql) > MAX_QUERY:
         raise UsageError(f"a query of {len(sql)} characters: at most {MAX_QUERY}")
+    if not sql.isascii() and sql != sql.encode("utf-8", "replace").decode():
+        raise UsageError("a query with bytes that are no text: write it in UTF-8")
     connection = connect(snapshot)
     try:
         statements = connection.extract_statements(sql)
@@ -61,9 +69,7 @@ def select(snapshot: Snapshot, sql: str, parameters: list[Any] | None = None) ->
             raise UsageError(f"the log is only read here: {kind} statements are refused, ask with SELECT")
         return connection.sql(sql, params=parameters).to_arrow_table()
     except duckdb.IOException as error:
-        raise LogError(
-            f"{snapshot.store.uri}: {_said(error)}; `secondsight log LOG --check` looks for damage"
-        ) from error
+        raise _unreadable(snapshot, error) from error
     except duckdb.Error as error:
         raise UsageError(f"DuckDB: {_said(error)}") from error
     finally:
@@ -86,6 +92,10 @@ def _address(snapshot: Snapshot, path: str, remote: bool) -> str:
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
+
+
+def _unreadable(snapshot: Snapshot, error: duckdb.Error) -> LogError:
+    return LogError(f"{snapshot.store.uri}: {_said(error)}; `secondsight log LOG --check` looks for damage")
 
 
 def _said(error: Exception) -> str:

@@ -62,7 +62,8 @@ def fresh_name() -> str:
 
 
 def open_store(uri: str) -> Store:
-    """The store at a local path, a file:// URI or an object-store URI. Raises LogError for any other kind."""
+    """The store at a local path, a file:// URI or an object-store URI. Raises LogError for any other kind, and for a
+    path that is no folder's."""
     if uri.startswith(REMOTE):
         from pipeline.log.objectstore import ObjectStore
 
@@ -70,10 +71,18 @@ def open_store(uri: str) -> Store:
     if uri.startswith("file://"):
         from urllib.parse import unquote, urlsplit
 
-        return LocalStore(unquote(urlsplit(uri).path))
+        return _local(unquote(urlsplit(uri).path))
     if "://" in uri:
         raise LogError(f"{uri}: an event log lies on a local path or at one of {', '.join(REMOTE)}")
-    return LocalStore(os.path.abspath(uri))
+    return _local(os.path.abspath(uri))
+
+
+def _local(path: str) -> LocalStore:
+    if "\0" in path:
+        raise LogError(f"{path!r}: no path has a null character")
+    if os.path.isfile(path):
+        raise LogError(f"{path}: this is a file; an event log is a folder")
+    return LocalStore(path)
 
 
 def check_conditional_put(store: Store) -> None:

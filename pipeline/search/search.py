@@ -12,16 +12,18 @@ from typing import Any, Literal
 from tantivy import Occur, Searcher
 from tantivy import Query as Clause
 
-from pipeline.errors import LogError, UsageError
+from pipeline.clock import format_time
+from pipeline.errors import LogError, UsageError, shortened
 from pipeline.log.snapshot import Snapshot
 from pipeline.log.store import Store, open_store
 from pipeline.query import Query
-from pipeline.query.names import LISTED, shortened
+from pipeline.query.names import LISTED
 from pipeline.search.embed import Embedder, installed_embedder
 from pipeline.search.fuse import Found, fuse
 from pipeline.search.intake import log_mark, take_in
 from pipeline.search.meaning import MeaningIndex
 from pipeline.search.place import locked, place_of
+from pipeline.search.terms import well_formed
 from pipeline.search.wish import check_length, understand
 from pipeline.search.words import Owner, State, WordIndex, hashed, reading, remove_index, run_key
 
@@ -149,11 +151,15 @@ class Search:
         `mode`: by words, by meaning, or both put together by reciprocal rank; "auto" is both where there is an
         embedder, else words.
 
-        Raises UsageError: nothing to search for, a text far too long, unknown video or run, meaning without an
-        embedder; LogError: a damaged index.
+        Raises UsageError: nothing to search for, a text far too long, an empty span, unknown video or run, meaning
+        without an embedder; LogError: a damaged index.
         """
         if limit < 1 or offset < 0 or limit + offset > MAX_HITS:
             raise UsageError(f"hits {offset} to {offset + limit}: ask for one at least, and for {MAX_HITS} at most")
+        if min_confidence is not None and not 0 <= min_confidence <= 1:
+            raise UsageError(f"a confidence of {min_confidence}: it lies between 0 and 1")
+        if start_us is not None and end_us is not None and end_us <= start_us:
+            raise UsageError(f"the span from {format_time(start_us)} to {format_time(end_us)} is empty")
         if mode in ("meaning", "both") and self._meaning is None:
             raise UsageError(f"cannot search by meaning: {self.notice}")
         if self._words.state() is None:
@@ -190,7 +196,7 @@ class Search:
         elif run is not None:
             filters.append(words.any_of("run", [run_key(self._run(run))]))
         if kinds is not None:
-            filters.append(words.any_kind(kinds))
+            filters.append(words.any_kind([well_formed(kind) for kind in kinds]))
         if start_us is not None:
             filters.append(words.range("until_us", low=start_us + 1))
         if end_us is not None:

@@ -53,6 +53,11 @@ def blank_analyzer() -> tantivy.TextAnalyzer:
     return tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace()).build()
 
 
+def well_formed(text: str) -> str:
+    """Text without the halves of characters that undecodable bytes of a command line leave, which no index takes."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
 def normal(text: str) -> str:
     """Text with one spelling for what looks alike: full-width and half-width forms, ligatures, composed accents."""
     return text if text.isascii() else unicodedata.normalize("NFKC", text)

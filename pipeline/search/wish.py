@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from tantivy import Occur, Query, Schema, Searcher
 
 from pipeline.errors import UsageError
-from pipeline.search.terms import cut, normal, pairs, plain_analyzer, words_analyzer
+from pipeline.search.terms import cut, normal, pairs, plain_analyzer, well_formed, words_analyzer
 
 #: A longer wish is a mistake (a pasted file); one of more words than this would look at every event of the log.
 MAX_CHARACTERS, MAX_WORDS = 1000, 64
@@ -44,7 +44,7 @@ def understand(text: str, schema: Schema, searcher: Searcher) -> Wish:
     required: list[Query] = []
     refused: list[Query] = []
     unknown: list[str] = []
-    for part in _PART.finditer(normal(text)):
+    for part in _PART.finditer(normal(well_formed(text))):
         said = part["phrase"] if part["phrase"] is not None else part["word"]
         phrase = part["phrase"] is not None
         prefix = not phrase and said.endswith("*")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,7 +18,10 @@ from pipeline.errors import ModelError
 
 torch = pytest.importorskip("torch")
 
-HERE = Path(__file__).parent
+from tests.model import expert_checkpoints as tiny  # noqa: E402
+from tests.model.forked_ranks import ROOT  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 #: Windows of different lengths: text alone, odd and even numbers of temporal patches, images, both.
 SAMPLES: list[dict[str, Any]] = [
@@ -35,19 +35,7 @@ SAMPLES: list[dict[str, Any]] = [
 
 
 @pytest.fixture(scope="module")
-def tiny() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("expert_checkpoints", HERE / "expert_checkpoints.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield module
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def references(tiny: ModuleType) -> dict[str, dict[int, Any]]:
+def references() -> dict[str, dict[int, Any]]:
     """transformers' own logits of every sample, by kind of model and seed; and what its router chose."""
     found: dict[str, dict[int, Any]] = {}
     for kind in ("moe", "dense"):
@@ -71,7 +59,7 @@ def references(tiny: ModuleType) -> dict[str, dict[int, Any]]:
 
 
 @pytest.fixture(scope="module")
-def gangs(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, Any], list[Any]]]:
+def gangs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, Any], list[Any]]]:
     """Every scenario run once, in one program of its own that forks the ranks: name -> (job, results by rank)."""
     folder = tmp_path_factory.mktemp("gangs")
     moe = str(tiny.save(tiny.build("moe"), folder / "moe", "hub", shards=2))
@@ -108,7 +96,8 @@ def gangs(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         job["out"] = str(folder / "results" / name.replace(" ", "_"))
     (folder / "jobs.json").write_text(json.dumps(list(jobs.values())))
     done = subprocess.run(
-        [sys.executable, str(HERE / "expert_ranks.py"), str(folder / "jobs.json")],
+        [sys.executable, "-m", "tests.model.expert_ranks", str(folder / "jobs.json")],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=400,  # a dozen gangs, on a machine that may be busy
@@ -239,7 +228,7 @@ def naive(x: Any, chosen: Any, shares: Any, gate_up: Any, down: Any) -> Any:
     [("PlainExperts", "float32", 1e-6), ("PlainExperts", "bfloat16", 2e-2), ("PackedExperts", "bfloat16", 2e-2)],
 )
 @pytest.mark.parametrize("tokens", [0, 1, 3, 17, 200])
-def test_forms_against_float64(tiny: ModuleType, make: str, dtype: str, tolerance: float, tokens: int) -> None:
+def test_forms_against_float64(make: str, dtype: str, tolerance: float, tokens: int) -> None:
     from model.experts import forms
     from model.experts.layer import ExpertParallel, ShardedExperts
 
@@ -259,7 +248,7 @@ def test_forms_against_float64(tiny: ModuleType, make: str, dtype: str, toleranc
     torch.testing.assert_close(result.double(), exact, rtol=tolerance, atol=tolerance)
 
 
-def test_grouped_products_equal_the_loop(tiny: ModuleType) -> None:
+def test_grouped_products_equal_the_loop() -> None:
     """The path that CUDA takes, run on the CPU, where torch has the same operator."""
     from model.experts.compute import PlainExperts, run_grouped
 
@@ -276,7 +265,7 @@ def test_grouped_products_equal_the_loop(tiny: ModuleType) -> None:
     )
 
 
-def test_combine_sums_in_float32(tiny: ModuleType) -> None:
+def test_combine_sums_in_float32() -> None:
     from model.experts.compute import combine
 
     rows = torch.tensor([[256.0], [1.0], [1.0]]).bfloat16()  # summed in bf16 the ones would vanish

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,23 +19,9 @@ from pipeline.errors import ModelError
 torch = pytest.importorskip("torch")
 gguf = pytest.importorskip("gguf")
 
-HERE = Path(__file__).parent
+from tests.model import gguf_files, qwen_ranks, tiny_qwen  # noqa: E402
 
-
-def sibling(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 #: K-quants have blocks of 256: every matrix of the language model is a multiple of that wide.
@@ -48,17 +32,18 @@ WIDE = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 4, 
 def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], tuple[Path, Any, Any]]:
     """(kind of model, ggml type) -> the file, transformers' own model with the weights that it stands for, its
     tokenizer."""
-    tiny, files = sibling("tiny_qwen"), sibling("gguf_files")
     made: dict[tuple[str, str], tuple[Path, Any, Any]] = {}
 
     def make(kind: str, quant: str) -> tuple[Path, Any, Any]:
         if (kind, quant) not in made:
-            bpe = tiny.tokenizer()
+            bpe = tiny_qwen.tokenizer()
             wide = {**WIDE, "rope_parameters": {"mrope_section": [12, 10, 10]}}
-            model = tiny.random_model(kind, bpe, text=wide, experts={"moe_intermediate_size": 512, "num_experts": 4})
+            model = tiny_qwen.random_model(
+                kind, bpe, text=wide, experts={"moe_intermediate_size": 512, "num_experts": 4}
+            )
             folder = tmp_path_factory.mktemp("gguf")
             with torch.no_grad():
-                path = files.write(folder, model, bpe, tiny.TEMPLATE, gguf.GGMLQuantizationType[quant])
+                path = gguf_files.write(folder, model, bpe, tiny_qwen.TEMPLATE, gguf.GGMLQuantizationType[quant])
             made[kind, quant] = path, model, bpe
         return made[kind, quant]
 
@@ -116,15 +101,14 @@ def test_a_gguf_file_is_a_model_that_watches(written: Any, tmp_path: Path) -> No
     from model.registry import find_model
 
     path, reference, _ = written("moe", "Q8_0")
-    tiny, ranks = sibling("tiny_qwen"), sibling("qwen_ranks")
     (tmp_path / "short.toml").write_text('user = "List."\n[answer]\nkinds = ["a", "b"]\nmax_events = 2\nmax_text = 8\n')
-    plain = tiny.save(tmp_path / "plain", "moe", model=reference)
+    plain = tiny_qwen.save(tmp_path / "plain", "moe", model=reference)
     said = []
     for spec in (str(path), str(plain)):
         settings = {"prompt": str(tmp_path / "short.toml"), "max_new_tokens": 40, "precision": "float32"}
         factory: Any = find_model(spec)
         assert factory.profile(settings).identity.settings["precision"] == "float32"
-        said.append(ranks.tokens_of(factory.load(settings), [0, 1, 3], True))
+        said.append(qwen_ranks.tokens_of(factory.load(settings), [0, 1, 3], True))
     assert said[0] == said[1] and len({tuple(tokens) for tokens in said[0]}) > 1
 
 

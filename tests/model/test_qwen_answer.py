@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -150,11 +148,9 @@ def test_whatever_comes_events_are_sound(items: list[Any], cut: int, length_us: 
 @pytest.fixture(scope="module")
 def bpe() -> Any:
     pytest.importorskip("torch")
-    spec = importlib.util.spec_from_file_location("tiny_qwen", Path(__file__).parent / "tiny_qwen.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.tokenizer()
+    from tests.model import tiny_qwen
+
+    return tiny_qwen.tokenizer()
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,7 +14,11 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("llguidance")
 
-HERE = Path(__file__).parent
+from tests.model import qwen_ranks as ranks  # noqa: E402
+from tests.model import tiny_qwen  # noqa: E402
+from tests.model.forked_ranks import ROOT  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 MAX_NEW_TOKENS = 40
 NUMBERS = list(range(6))
 
@@ -27,37 +28,14 @@ MEASURED = {
     "expert_replicas": 2,
 }
 
-# One kind of short answer, so that a model of random weights both ends answers and is cut off in them.
-PROMPT = """
-user = "List the events."
-[answer]
-kinds = ["person", "vehicle"]
-max_events = 2
-max_text = 12
-"""
-
-
-def sibling(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 @pytest.fixture(scope="module")
-def ranks() -> Iterator[ModuleType]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield sibling("qwen_ranks")
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def folders(ranks: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    tiny, root = sibling("tiny_qwen"), tmp_path_factory.mktemp("qwen")
-    (root / "short.toml").write_text(PROMPT)
-    return {"prompt": root / "short.toml"} | {kind: tiny.save(root / kind, kind, seed=3) for kind in ("moe", "dense")}
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("qwen")
+    (root / "short.toml").write_text(ranks.PROMPT)
+    return {"prompt": root / "short.toml"} | {
+        kind: tiny_qwen.save(root / kind, kind, seed=3) for kind in ("moe", "dense")
+    }
 
 
 @pytest.fixture(scope="module", params=["moe", "dense"])
@@ -117,7 +95,7 @@ def generate(reference: Any, watcher: Any, window: Any, constrained: bool) -> li
 
 
 @pytest.fixture(scope="module")
-def expected(case: tuple[str, Any, Any], ranks: ModuleType) -> dict[bool, list[list[int]]]:
+def expected(case: tuple[str, Any, Any]) -> dict[bool, list[list[int]]]:
     _, watcher, reference = case
     return {
         constrained: [generate(reference, watcher, ranks.window(n), constrained) for n in NUMBERS]
@@ -127,7 +105,7 @@ def expected(case: tuple[str, Any, Any], ranks: ModuleType) -> dict[bool, list[l
 
 @pytest.mark.parametrize("constrained", [False, True])
 def test_tokens_equal_transformers_generate(
-    case: tuple[str, Any, Any], expected: dict[bool, list[list[int]]], ranks: ModuleType, constrained: bool
+    case: tuple[str, Any, Any], expected: dict[bool, list[list[int]]], constrained: bool
 ) -> None:
     """Windows of different sizes, odd counts and a single frame, all in one batch behind a shared prefix."""
     _, watcher, _ = case
@@ -136,7 +114,7 @@ def test_tokens_equal_transformers_generate(
     assert len({tuple(tokens) for tokens in said}) >= 3, "the answers must depend on the windows"
 
 
-def test_the_pixels_reach_the_answer(case: tuple[str, Any, Any], ranks: ModuleType) -> None:
+def test_the_pixels_reach_the_answer(case: tuple[str, Any, Any]) -> None:
     _, watcher, _ = case
     request, other = (watcher._request(*ranks.window(0)) for _ in range(2))
     other.video = 255 - other.video
@@ -146,7 +124,7 @@ def test_the_pixels_reach_the_answer(case: tuple[str, Any, Any], ranks: ModuleTy
 
 
 def test_batches_prefix_and_feature_cache_change_nothing(
-    case: tuple[str, Any, Any], expected: dict[bool, list[list[int]]], ranks: ModuleType
+    case: tuple[str, Any, Any], expected: dict[bool, list[list[int]]]
 ) -> None:
     _, watcher, _ = case
     generator, cache = watcher.generator, watcher.generator.vision.cache
@@ -167,7 +145,7 @@ def test_batches_prefix_and_feature_cache_change_nothing(
         generator._prefix_ids, generator._prefix = torch.tensor(watcher.prompts.prefix), prefix
 
 
-def test_watch_gives_events_that_parse(case: tuple[str, Any, Any], ranks: ModuleType) -> None:
+def test_watch_gives_events_that_parse(case: tuple[str, Any, Any]) -> None:
     _, watcher, _ = case
     answered = watcher.watch([ranks.window(n) for n in NUMBERS])
     assert [a.window.index for a in answered] == NUMBERS
@@ -180,7 +158,7 @@ def test_watch_gives_events_that_parse(case: tuple[str, Any, Any], ranks: Module
             assert 0 <= event.start_us < event.end_us <= ranks.WINDOW_US and event.kind in ("person", "vehicle")
 
 
-def test_a_window_longer_than_the_model_can_take_is_refused(case: tuple[str, Any, Any], ranks: ModuleType) -> None:
+def test_a_window_longer_than_the_model_can_take_is_refused(case: tuple[str, Any, Any]) -> None:
     from pipeline.errors import ModelError
 
     _, watcher, _ = case
@@ -203,7 +181,7 @@ def test_batches_fill_the_budget_with_like_lengths() -> None:
 
 
 def test_ranks_give_the_same_tokens(
-    case: tuple[str, Any, Any], expected: dict[bool, list[list[int]]], ranks: ModuleType, folders: dict[str, Path],
+    case: tuple[str, Any, Any], expected: dict[bool, list[list[int]]], folders: dict[str, Path],
     tmp_path: Path,
 ) -> None:  # fmt: skip
     """2 and 4 ranks with 0, 1 and many windows, two rounds, in lockstep; all ranks together on few windows; experts
@@ -221,8 +199,8 @@ def test_ranks_give_the_same_tokens(
     for i, job in enumerate(jobs):
         job |= common | {"out": str(tmp_path / str(i))}
     (tmp_path / "jobs.json").write_text(json.dumps(jobs))
-    command = [sys.executable, "-W", "ignore", str(HERE / "qwen_ranks.py"), str(tmp_path / "jobs.json")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    command = [sys.executable, "-W", "ignore", "-m", "tests.model.qwen_ranks", str(tmp_path / "jobs.json")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     for job in jobs:
         for rank in range(job["ranks"]):

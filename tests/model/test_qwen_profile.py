@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -21,15 +20,13 @@ from pipeline.plan import Windowing
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from tests.model import tiny_qwen
+
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    spec = importlib.util.spec_from_file_location("tiny_qwen", Path(__file__).parent / "tiny_qwen.py")
-    assert spec is not None and spec.loader is not None
-    tiny = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tiny)
     root = tmp_path_factory.mktemp("profiles")
-    return {kind: tiny.save(root / kind, kind) for kind in ("moe", "dense")}
+    return {kind: tiny_qwen.save(root / kind, kind) for kind in ("moe", "dense")}
 
 
 @pytest.fixture

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,31 +12,25 @@ import pytest
 
 from model.prompts import load_prompt, names
 from pipeline.errors import ModelError
+from pipeline.event import OTHER_KINDS
 from pipeline.plan import Windowing
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-
-@pytest.fixture(scope="module")
-def tiny() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tiny_qwen", Path(__file__).parent / "tiny_qwen.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from tests.model import tiny_qwen  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def bpe(tiny: ModuleType) -> Any:
-    return tiny.tokenizer()
+def bpe() -> Any:
+    return tiny_qwen.tokenizer()
 
 
 @pytest.fixture(scope="module")
-def builder(tiny: ModuleType, bpe: Any) -> Any:
+def builder(bpe: Any) -> Any:
     from model.qwen3_vl.prompt import PromptBuilder
 
-    return PromptBuilder(bpe, tiny.TEMPLATE, "Watch.\nSay what happens.", "List the events.", merge=2, temporal=2)
+    return PromptBuilder(bpe, tiny_qwen.TEMPLATE, "Watch.\nSay what happens.", "List the events.", merge=2, temporal=2)
 
 
 def stock_video_text(seconds: list[float], grid: tuple[int, int, int]) -> str:
@@ -61,7 +54,7 @@ def stock_video_text(seconds: list[float], grid: tuple[int, int, int]) -> str:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 31])
-def test_text_and_tokens_equal_transformers(builder: Any, bpe: Any, tiny: ModuleType, count: int) -> None:
+def test_text_and_tokens_equal_transformers(builder: Any, bpe: Any, count: int) -> None:
     from transformers import PreTrainedTokenizerFast
 
     rng = np.random.default_rng(count)
@@ -75,7 +68,7 @@ def test_text_and_tokens_equal_transformers(builder: Any, bpe: Any, tiny: Module
         {"role": "user", "content": [{"type": "text", "text": t} for t in ("<|video_pad|>", "List the events.")]},
     ]
     text = stock_tokenizer.apply_chat_template(
-        messages, chat_template=tiny.TEMPLATE, tokenize=False, add_generation_prompt=True
+        messages, chat_template=tiny_qwen.TEMPLATE, tokenize=False, add_generation_prompt=True
     )
     text = text.replace("<|video_pad|>", stock_video_text([us / 1e6 for us in frame_us], grid))
     assert builder.text(frame_us, grid) == text
@@ -92,7 +85,7 @@ def test_times_are_true_and_the_mean_of_each_pair(builder: Any) -> None:
     assert text.count("<|vision_start|><|video_pad|><|vision_end|>") == 3
 
 
-def test_positions_follow_the_published_layout(builder: Any, tiny: ModuleType, bpe: Any) -> None:
+def test_positions_follow_the_published_layout(builder: Any, bpe: Any) -> None:
     """Text counts on in all axes; a pair starts at the text's next position, rows and columns count from there, and
     what follows goes on after its longer side. Time does not advance within a pair."""
     from transformers import Qwen3VLConfig
@@ -130,10 +123,10 @@ class _Bare:
         return self._model.get_vision_position_ids(self, *args, **kwargs)
 
 
-def test_thinking_templates_are_answered_at_once(tiny: ModuleType, bpe: Any) -> None:
+def test_thinking_templates_are_answered_at_once(bpe: Any) -> None:
     from model.qwen3_vl.prompt import PromptBuilder
 
-    thinking = tiny.TEMPLATE.replace(r"assistant\n", r"assistant\n<think>\n")
+    thinking = tiny_qwen.TEMPLATE.replace(r"assistant\n", r"assistant\n<think>\n")
     text = PromptBuilder(bpe, thinking, "", "List.", 2, 2).text([0], (1, 2, 2))
     assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
 
@@ -163,7 +156,7 @@ def test_the_named_profiles_load() -> None:
     for name in names():
         prompt = load_prompt(name)
         assert prompt.name == name and prompt.summary and prompt.system and prompt.user and prompt.answer.kinds
-        assert set(prompt.rules) <= set(prompt.answer.kinds)
+        assert set(prompt.rules) <= {OTHER_KINDS, *prompt.answer.kinds}
     assert load_prompt("lecture").fps == Fraction(1, 2)
     assert load_prompt("events").windowing == Windowing(16_000_000, 1_000_000)
 
@@ -193,6 +186,7 @@ def test_a_file_of_the_users_own(tmp_path: Path) -> None:
         ('user = "x"\n[sampling]\nfps = -1', "fps"),
         ('user = "x"\n[window]\nlength_s = 2\noverlap_s = 2', "overlap_s"),
         ('user = "x"\n[rules.a]\nevery = 1', "holds every"),
+        ('user = "x"\n[rules."*"]\nmin_confidence = 2', "min_confidence must lie"),
     ],
 )
 def test_wrong_profiles_name_the_file_and_the_entry(tmp_path: Path, content: str, wrong: str) -> None:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,9 +17,11 @@ from pipeline.event import WindowEvent
 from pipeline.frames import Frames
 from pipeline.plan import Window
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("llguidance")
+
+from tests.model import qwen_ranks, tiny_qwen
 
 S = 1_000_000
 
@@ -114,23 +112,12 @@ def test_the_first_look_is_the_look_without_verification_wherever_the_window_beg
 # --- through a model --------------------------------------------------------------------------------------------------
 
 
-def sibling(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def checkpoint(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("verify")
-    sibling("tiny_qwen").save(root / "moe", "moe", seed=3)
+    tiny_qwen.save(root / "moe", "moe", seed=3)
     (root / "short.toml").write_text('user = "List."\n[answer]\nkinds = ["a", "b"]\nmax_events = 3\nmax_text = 6\n')
-    yield {"path": str(root / "moe"), "prompt": str(root / "short.toml")}
-    torch.set_num_threads(threads)
+    return {"path": str(root / "moe"), "prompt": str(root / "short.toml")}
 
 
 def test_verification_belongs_to_the_identity_and_doubles_the_frames(checkpoint: dict[str, str]) -> None:
@@ -150,13 +137,12 @@ def test_verification_belongs_to_the_identity_and_doubles_the_frames(checkpoint:
 
 def test_both_looks_are_kept(checkpoint: dict[str, str]) -> None:
     """Every event doubted: the first look is the plain run's, each event left or struck is told with both looks."""
-    ranks = sibling("qwen_ranks")
     factory = QwenFactory(checkpoint["path"])
     settings = {"prompt": checkpoint["prompt"], "max_new_tokens": 120}
     plain: Any = factory.load(settings)
     twice: Any = factory.load({**settings, "verify": 1.0, "verify_kinds": ["a", "b"]})
     windows = []
-    for window, shown in (ranks.window(n) for n in (0, 2, 3)):  # each frame stays until the next one comes
+    for window, shown in (qwen_ranks.window(n) for n in (0, 2, 3)):  # each frame stays until the next one comes
         windows.append((window, replace(shown, end_us=np.append(shown.time_us[1:], window.end_us))))
     first = plain.watch([(window, first_look(shown, window, Fraction(2))) for window, shown in windows])
     assert any(answer.events for answer in first), "the model must claim something"

@@ -9,7 +9,7 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.event import Event, KindRule, WindowEvent, WindowEvents
+from pipeline.event import OTHER_KINDS, Event, KindRule, WindowEvent, WindowEvents
 from pipeline.plan import Window, Windowing
 from pipeline.reduce import MAX_EVENTS, MAX_EVIDENCE, MAX_KIND, MAX_TEXT, _likeness, reduce_events
 
@@ -128,6 +128,28 @@ def test_short_spans_are_dropped_after_stitching_only() -> None:
     ]
     reduced = reduce_events(answers, RULES, 200)
     assert [(e.start_us, e.end_us, e.text) for e in reduced.events] == [(98, 102, "a")]
+
+
+def test_what_is_never_sure_enough_is_dropped_after_stitching() -> None:
+    first, second = _windows(100, 0, 200)
+    answers = [
+        WindowEvents(
+            first,
+            (
+                WindowEvent(10, 20, "move", "a", 0.1),
+                WindowEvent(90, 100, "move", "b", 0.1),
+                WindowEvent(0, 5, "cut", "", 0.1),
+            ),
+        ),
+        WindowEvents(second, (WindowEvent(0, 30, "move", "b", 0.8), WindowEvent(50, 60, "move", "c", None))),
+    ]
+    rules = {OTHER_KINDS: KindRule(min_confidence=0.2), "cut": KindRule(point=True)}
+    reduced = reduce_events(answers, rules, 200).events
+    assert [(e.start_us, e.end_us, e.kind, e.text) for e in reduced] == [
+        (0, 5, "cut", ""),
+        (90, 130, "move", "b"),
+        (150, 160, "move", "c"),
+    ]
 
 
 def test_evidence_of_a_long_span_is_thinned_evenly() -> None:

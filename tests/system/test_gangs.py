@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -28,6 +27,7 @@ from pipeline.log import EventLog  # noqa: E402
 from pipeline.probe import probe  # noqa: E402
 from pipeline.reduce import reduce_events  # noqa: E402
 from pipeline.video import Source  # noqa: E402
+from tests.model import tiny_qwen  # noqa: E402
 from workers.flow import Progress  # noqa: E402
 
 PROMPT = """
@@ -64,13 +64,8 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """A tiny mixture of experts of random weights, and a prompt file."""
     root = tmp_path_factory.mktemp("checkpoint")
-    where = Path(__file__).parents[1] / "model" / "tiny_qwen.py"
-    spec = importlib.util.spec_from_file_location("tiny_qwen", where)
-    assert spec is not None and spec.loader is not None
-    tiny = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tiny)
     (root / "short.toml").write_text(PROMPT)
-    return str(tiny.save(root / "moe", "moe", seed=3)), str(root / "short.toml")
+    return str(tiny_qwen.save(root / "moe", "moe", seed=3)), str(root / "short.toml")
 
 
 def ranks_of_this_session() -> list[int]:

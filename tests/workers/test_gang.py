@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,36 +20,20 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 ray = pytest.importorskip("ray")
 
+from tests.model import qwen_ranks, tiny_qwen  # noqa: E402
 from workers.failures import understand  # noqa: E402
 from workers.gang import GangPlan, GangReplica, _Coordinator, deal, reserve  # noqa: E402
 from workers.replica import ModelChoice, start_replica  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
-MODEL_TESTS = Path(__file__).parents[1] / "model"
-PROMPT = """
-user = "List the events."
-[answer]
-kinds = ["person", "vehicle"]
-max_events = 2
-max_text = 12
-"""
-
-
-def sibling(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, MODEL_TESTS / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 @pytest.fixture(scope="module")
 def choice(tmp_path_factory: pytest.TempPathFactory) -> ModelChoice:
     """A tiny mixture of experts, two ranks."""
     root = tmp_path_factory.mktemp("gang")
-    (root / "short.toml").write_text(PROMPT)
-    sibling("tiny_qwen").save(root / "moe", "moe", seed=3)
+    (root / "short.toml").write_text(qwen_ranks.PROMPT)
+    tiny_qwen.save(root / "moe", "moe", seed=3)
     return ModelChoice(str(root / "moe"), {"prompt": str(root / "short.toml"), "ranks": 2, "max_new_tokens": 64})
 
 
@@ -66,8 +48,7 @@ def gang(choice: ModelChoice) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def windows() -> list[tuple[Window, Frames]]:
-    ranks = sibling("qwen_ranks")
-    return [ranks.window(number) for number in range(6)]
+    return [qwen_ranks.window(number) for number in range(6)]
 
 
 def assert_gone(ref: Any, within_s: float) -> None:
