@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UsageError, VideoError
+from pipeline.errors import UsageError, VideoError, shortened
 from pipeline.fingerprint import fingerprint
 from pipeline.log import EventLog
 from pipeline.log.sql import select
@@ -49,14 +49,16 @@ def find_event(log: str, query: Query, what: str, video: str | None, run: str | 
         event = query.anchor(video, what, run).event
         return query.find(video, event["run_id"]), event
     if len(what) < 4 or any(c not in "0123456789abcdef" for c in what):
-        raise UsageError(f"{what!r} is not the id of an event; `secondsight query LOG --event-ids` shows them")
+        raise UsageError(
+            f"{shortened(what)!r} is not the id of an event; `secondsight query LOG --event-ids` shows them"
+        )
     rows = select(
         EventLog.open(log).snapshot(),
         "select * from events where starts_with(event_id, ?) order by event_id limit 3",
         [what],
     ).to_pylist()
     if not rows:
-        raise UsageError(f"no event {what!r} in {log}; `secondsight query LOG --event-ids` shows their ids")
+        raise UsageError(f"no event {shortened(what)!r} in {log}; `secondsight query LOG --event-ids` shows their ids")
     if len(rows) > 1:
         raise UsageError(f"{what!r} begins the ids of several events: {', '.join(r['event_id'] for r in rows)} ...")
     return query.find(rows[0]["video_id"], rows[0]["run_id"]), rows[0]

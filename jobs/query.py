@@ -72,6 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if args.count is not None and args.before is None and args.after is None:
         raise UsageError("--count goes with --before or --after")
+    if args.limit < 1:
+        raise UsageError(f"--limit {args.limit}: ask for one row at least")
     of_one = {"before": args.before, "after": args.after, "while": args.during, "event": args.event}
     for name, asked in of_one.items():
         if asked is not None and len(args.video or ()) != 1:

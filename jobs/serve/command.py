@@ -97,7 +97,7 @@ def _run(config: Any, args: argparse.Namespace, token: str | None) -> int:
     try:
         listening = config.bind_socket()
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # an answer is two writes: 40 ms else
-    except SystemExit:  # uvicorn's way to say that the address is taken
+    except (SystemExit, OverflowError):  # uvicorn's way to say that the address is taken; no such port
         raise UsageError(f"cannot listen at {args.host} port {args.port}: choose another with --port") from None
     listening.listen(config.backlog)  # whoever reads the address may come at once
     host = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(args.host, args.host)

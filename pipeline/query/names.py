@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, shortened
 from pipeline.log.entry import Entry
 from pipeline.log.finder import Finder
 
@@ -155,8 +155,3 @@ def _by_time(entries: Iterable[Entry]) -> list[Entry]:
 def is_id(name: str) -> bool:
     """Whether a name may be the beginning of a video's id."""
     return len(name) >= 4 and all(c in "0123456789abcdefABCDEF" for c in name)
-
-
-def shortened(text: str, length: int = 200) -> str:
-    """Text as an error message can show it: whatever was asked for may be a megabyte long."""
-    return text if len(text) <= length else text[: length - 1] + "…"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.clock import format_time
-from pipeline.errors import LogError, UsageError
+from pipeline.errors import LogError, UsageError, shortened
 from pipeline.log.entry import Entry
 from pipeline.log.finder import open_finder, scan_finder
 from pipeline.log.lookup import Filter, Lookup
@@ -15,7 +15,7 @@ from pipeline.log.store import Store, open_store
 from pipeline.plan import SECOND_US
 from pipeline.query import spans
 from pipeline.query.answers import as_rows, as_table
-from pipeline.query.names import Match, Names, shortened
+from pipeline.query.names import Match, Names
 
 if TYPE_CHECKING:
     import pyarrow as pa
