@@ -19,13 +19,14 @@ from typing import Any
 
 from model.checkpoint.index import Checkpoint, open_checkpoint
 from model.interface import Model, ModelIdentity, ModelProfile
-from model.prompts import Prompt, read_prompt
+from model.prompts import Prompt
 from model.qwen3_vl.answer import answer_schema
 from model.qwen3_vl.asking import (
     DEFAULT_PROMPT,
     answered,
     asked,
     at_least,
+    carried,
     doubt_of,
     known_only,
     own_fps,
@@ -64,7 +65,7 @@ class VllmSettings:
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> VllmSettings:
         """Raises UsageError for a setting that is not known or has an impossible value."""
-        known_only("vLLM", settings, cls.__dataclass_fields__)
+        known_only("vLLM", settings, cls.__dataclass_fields__, ("prompt_text", "fps"))
         chosen = cls(**settings)
         at_least(chosen, ranks=1, max_new_tokens=16, batch_windows=1)
         if chosen.precision not in PRECISIONS:
@@ -154,10 +155,7 @@ class VllmFactory:
         counted: Callable[[], Mapping[str, Any] | None],
     ) -> dict[str, Any]:
         """A prompt file's content goes along."""
-        placed = dict(settings)
-        if "prompt" in placed and "prompt_text" not in placed:
-            placed["prompt_text"] = read_prompt(placed["prompt"])
-        return placed
+        return carried(settings)
 
     def summarise(self, settings: Mapping[str, Any], counted: Mapping[str, Any]) -> dict[str, Any]:
         return dict(counted)

@@ -12,8 +12,7 @@ import numpy as np
 from model.checkpoint.index import Checkpoint, open_checkpoint
 from model.experts.placement import Placement, imbalance
 from model.interface import Model, ModelIdentity, ModelProfile
-from model.prompts import read_prompt
-from model.qwen3_vl.asking import DEFAULT_PROMPT, asked, at_least, doubt_of, known_only, prompt_of, sampling_of
+from model.qwen3_vl.asking import DEFAULT_PROMPT, asked, at_least, carried, doubt_of, known_only, prompt_of, sampling_of
 from model.qwen3_vl.files import read_text_files
 from model.qwen3_vl.verify import DENSER, Doubt
 from pipeline.errors import ModelError, UsageError
@@ -69,7 +68,7 @@ class QwenSettings:
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> QwenSettings:
         """Raises UsageError for a setting that is not known or has an impossible value."""
-        known_only("Qwen3-VL", settings, cls.__dataclass_fields__)
+        known_only("Qwen3-VL", settings, cls.__dataclass_fields__, ("prompt_text", "fps", "expert_load"))
         chosen = cls(**settings)
         if chosen.precision not in PRECISIONS:
             raise UsageError(f"--precision {chosen.precision}: choose one of {', '.join(PRECISIONS)}")
@@ -164,9 +163,7 @@ class QwenFactory:
         placed = {"device": "cuda" if resources.get("GPU") else "cpu", **settings}
         if placed.get("expert_placement") == "measured" and "expert_load" not in placed:
             placed["expert_load"] = ((counted() or {}).get("routing") or {}).get("tokens")
-        if "prompt" in placed and "prompt_text" not in placed:
-            placed["prompt_text"] = read_prompt(placed["prompt"])
-        return placed
+        return carried(placed)
 
     def _chosen(self, settings: Mapping[str, Any]) -> QwenSettings:
         return QwenSettings.of({"prompt": self.prompt, **settings})

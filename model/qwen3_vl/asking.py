@@ -7,7 +7,7 @@ from dataclasses import asdict
 from fractions import Fraction
 from typing import Any
 
-from model.prompts import Prompt, load_prompt, parse_prompt
+from model.prompts import Prompt, load_prompt, parse_prompt, read_prompt
 from model.qwen3_vl.answer import answer_instructions, parse_answer
 from model.qwen3_vl.verify import DENSER, Doubt
 from pipeline.errors import UsageError
@@ -25,6 +25,13 @@ def prompt_of(name_or_path: str, text: str = "") -> tuple[Prompt, str]:
     answer written out. Raises ModelError."""
     prompt = parse_prompt(name_or_path, text) if text else load_prompt(name_or_path)
     return prompt, f"{prompt.system}\n\n{answer_instructions(prompt.answer)}".strip()
+
+
+def carried(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings for a machine without this one's files: a prompt file's content goes along. Raises ModelError."""
+    if "prompt" not in settings or "prompt_text" in settings:
+        return dict(settings)
+    return {**settings, "prompt_text": read_prompt(settings["prompt"])}
 
 
 def doubt_of(verify: Any, kinds: Any) -> Doubt | None:
@@ -91,10 +98,11 @@ def bare(text: str) -> str:
     return text
 
 
-def known_only(who: str, settings: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Raises UsageError for a setting that is not known."""
+def known_only(who: str, settings: Mapping[str, Any], known: Mapping[str, Any], own: Sequence[str] = ()) -> None:
+    """Raises UsageError for a setting that is not known. `own`: known ones that no user sets."""
     if unknown := sorted(set(settings) - set(known)):
-        raise UsageError(f"{who} has no setting {', '.join(unknown)}; known are {', '.join(known)}")
+        chosen = ", ".join(name for name in known if name not in own)
+        raise UsageError(f"{who} has no setting {', '.join(unknown)}; known are {chosen}")
 
 
 def at_least(values: object, **least: int) -> None:

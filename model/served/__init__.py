@@ -7,8 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from model.interface import Model, ModelIdentity, ModelProfile
-from model.prompts import read_prompt
-from model.qwen3_vl.asking import DEFAULT_PROMPT, asked, at_least, doubt_of, known_only, own_fps, prompt_of, sampling_of
+from model.qwen3_vl.asking import (
+    DEFAULT_PROMPT,
+    asked,
+    at_least,
+    carried,
+    doubt_of,
+    known_only,
+    own_fps,
+    prompt_of,
+    sampling_of,
+)
 from model.qwen3_vl.verify import DENSER, Doubt, SecondLooks
 from model.served.address import TOKEN, Address, Secret, token
 from model.served.client import ChatClient, EventLoop, TimeLimits, run_once
@@ -67,7 +76,7 @@ class ServedSettings:
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> ServedSettings:
         """Raises UsageError for a setting that is not known or has an impossible value."""
-        known_only("A served model", settings, cls.__dataclass_fields__)
+        known_only("A served model", settings, cls.__dataclass_fields__, ("prompt_text", "fps", "server", "token"))
         chosen = cls(**settings)
         if chosen.token is not None and not isinstance(chosen.token, Secret):
             raise UsageError(f"the token comes from the environment: set ${chosen.token_variable}, or token_variable")
@@ -141,10 +150,8 @@ class ServedFactory:
     ) -> dict[str, Any]:
         """A prompt file's content, what the server said of itself and the token go along to the replicas."""
         chosen = ServedSettings.of(settings)
-        placed = {**settings, "server": self._served(chosen).as_json(), "token": token(chosen.token_variable)}
-        if "prompt" in placed and "prompt_text" not in placed:
-            placed["prompt_text"] = read_prompt(placed["prompt"])
-        return placed
+        there = {"server": self._served(chosen).as_json(), "token": token(chosen.token_variable)}
+        return carried({**settings, **there})
 
     def summarise(self, settings: Mapping[str, Any], counted: Mapping[str, Any]) -> dict[str, Any]:
         return dict(counted)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -108,8 +109,9 @@ class ChatClient:
             else:
                 await self._pause(back_off_s(tries))
 
-    async def facts(self, url: str) -> dict[str, Any] | None:
-        """What the server says at `url` (GET, a JSON object); None where it has nothing to say there.
+    async def facts(self, url: str, absent_s: float | None = None) -> dict[str, Any] | None:
+        """What the server says at `url` (GET, a JSON object); None where it has nothing to say there. `absent_s`: how
+        long one that cannot be reached is tried (None: as long as any outage).
 
         Raises Unavailable where nothing answers, ModelError where the token is refused.
         """
@@ -127,12 +129,12 @@ class ChatClient:
                         with contextlib.suppress(Broken):
                             return parsed(data) if response.status == 200 else None
                         return None
-                    problem = f"status {response.status}"
+                    problem, most_s = f"status {response.status}", None
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                problem = _why(error)
+                problem, most_s = _why(error), absent_s
             except Broken:
                 return None
-            self._give_up_after(problem, began, None)
+            self._give_up_after(problem, began, None, most_s)
             tries += 1
             await self._pause(back_off_s(tries))
 
@@ -189,11 +191,12 @@ class ChatClient:
         self.counts.waited_s += seconds
         await asyncio.sleep(seconds)
 
-    def _give_up_after(self, problem: str, since: float, wait_s: float | None) -> None:
+    def _give_up_after(self, problem: str, since: float, wait_s: float | None, most_s: float | None = None) -> None:
         away_s = time.monotonic() - since + (wait_s or 0.0)
-        if away_s > self.limits.outage_s:
-            asked = f"it wants to be left alone for {wait_s:.0f} s" if wait_s else "it stayed so"
-            raise Unavailable(f"{self.address.base}: {problem}; {asked}, which is more than {self.limits.outage_s:g} s")
+        most_s = self.limits.outage_s if most_s is None else min(most_s, self.limits.outage_s)
+        if away_s > most_s:
+            asked = f"it wants to be left alone for {wait_s:.0f} s, which is" if wait_s else "it stayed so for"
+            raise Unavailable(f"{self.address.base}: {problem}; {asked} more than {most_s:g} s")
 
 
 class _Busy(Exception):
@@ -219,7 +222,10 @@ async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
 
 
 def _why(error: BaseException) -> str:
-    return f"cannot be reached: {' '.join(str(error).split())[:200] or type(error).__name__}"
+    cause = getattr(error, "os_error", error)  # what aiohttp says around it names the address once more
+    number = cause.errno if isinstance(cause, OSError) else None
+    words = os.strerror(number) if number is not None and number > 0 else str(cause)
+    return f"cannot be reached: {' '.join(words.split())[:200] or type(error).__name__}"
 
 
 class EventLoop:

@@ -26,6 +26,7 @@ from model.served.client import ChatClient
 from pipeline.errors import UsageError
 
 DIALECTS = ("vllm", "sglang", "llamacpp", "transformers", "openai")
+FIRST_CONTACT_S = 10.0  # a server that was never there is a wrong address; one that loads its model says so (503)
 _FIRST_NATIVE = (0, 21)  # vLLM
 _FIRST_STRUCTURED = (0, 11)
 
@@ -73,7 +74,7 @@ async def find_out(client: ChatClient, dialect: str = "auto", fingerprint: str =
     One token is generated. Raises ModelError where no answer comes, UsageError for a name that the server lacks.
     """
     name = client.address.name
-    listed = await client.facts(f"{client.address.base}/models")
+    listed = await client.facts(f"{client.address.base}/models", FIRST_CONTACT_S)
     entries = listed.get("data") if listed is not None else None
     models = [m for m in entries if isinstance(m, dict)] if isinstance(entries, list) else []
     own = next((m for m in models if m.get("id") == name), None)
@@ -102,9 +103,11 @@ async def _unnamed(client: ChatClient) -> str:
 
 
 async def _details(client: ChatClient, dialect: str, own: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Version of the server, and what tells its model from others: no time of creation, nothing that changes when the
-    same server starts again."""
-    facts: dict[str, Any] = {k: own[k] for k in ("root", "parent", "max_model_len", "meta") if k in own}
+    """Version of the server, and what tells its model from others: no time of creation, no length of context, nothing
+    that changes when the same server starts again or with more room."""
+    facts: dict[str, Any] = {k: own[k] for k in ("root", "parent") if k in own}
+    if isinstance(meta := own.get("meta"), dict):
+        facts["meta"] = {k: v for k, v in meta.items() if k != "n_ctx"}
     version = ""
     if dialect == "vllm":
         version = str((await client.facts(f"{client.address.root}/version") or {}).get("version", ""))
