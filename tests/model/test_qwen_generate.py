@@ -200,7 +200,7 @@ def test_ranks_give_the_same_tokens(
         job |= common | {"out": str(tmp_path / str(i))}
     (tmp_path / "jobs.json").write_text(json.dumps(jobs))
     command = [sys.executable, "-W", "ignore", "-m", "tests.model.qwen_ranks", str(tmp_path / "jobs.json")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     for job in jobs:
         for rank in range(job["ranks"]):
