@@ -53,8 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--model",
         default="signals",
-        help="who watches: signals (the default, needs no weights), bundled, a Qwen3-VL (directory, URI, hub id, .gguf),"
-        " openai:URL#NAME of a served one, vllm:ID, or python:PACKAGE.MODULE:OBJECT of your own",
+        metavar="MODEL",
+        help="who watches: signals (the default, needs no weights), bundled, a Qwen3-VL (directory, URI, hub id, GGUF"
+        " file), openai:URL#NAME of a served one, vllm:ID, or python:PACKAGE.MODULE:OBJECT of your own",
     )
     model.add_argument("--prompt", metavar="NAME", help="what a Qwen3-VL is asked: events, ocr, ..., or a .toml file")
     model.add_argument("--ranks", type=int, metavar="N", help="processes (GPUs) that share the experts of one replica")
