@@ -53,7 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--model",
         default="signals",
-        metavar="MODEL",
         help="who watches: signals (the default, needs no weights), bundled, a Qwen3-VL (directory, URI, hub id, GGUF"
         " file), openai:URL#NAME of a served one, vllm:ID, or python:PACKAGE.MODULE:OBJECT of your own",
     )
