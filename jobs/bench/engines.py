@@ -5,8 +5,9 @@
 Films of the generated world that training never saw are shown to the bundled checkpoint by each engine and precision,
 window by window, in one process and one thread. `same answers`: windows whose raw answer is, character by character,
 that of transformers' own `generate` in float32 under the same grammar. `F1`: of the events against what was drawn, at
-an overlap of 0.5. `weights`: what the loaded model holds. `a window`: CPU seconds, of served models wall seconds with
-one request at a time. What cannot run here is said to be not run, and why.
+an overlap of 0.5; `text`: the share of found texts that are right to the letter. `weights`: what the loaded model
+holds. `a window`: CPU seconds, of served models wall seconds with one request at a time. What cannot run here is said
+to be not run, and why. Under the table: what FP8 costs in scores, and what else its figures do not tell of themselves.
 
 A served model is the bundled one behind a server that you started, such as
 `transformers serve model/bundled --port 8000` (--served openai:http://127.0.0.1:8000/v1#model/bundled).
@@ -22,7 +23,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
+from jobs.bench.engines_table import Row, as_table, notes, write_between
 from jobs.bench.truth import BUNDLED, MOMENTS, SEED, films
 from jobs.demo.archive import write_archive
 from model.checkpoint.packed import PackedLinear
 from model.checkpoint.store_fp8 import store_fp8
+from model.experts.blocks import SESSION_BYTES, BlockExperts
 from model.interface import Model
 from model.qwen3_vl import QwenFactory
 from model.qwen3_vl.grammar import forbid
@@ -41,6 +44,7 @@ from model.qwen3_vl.patches import patchify
 from model.registry import find_model
 from model.served import ServedFactory
 from pipeline.decode.windows import decode_windows
+from pipeline.errors import SecondsightError
 from pipeline.evaluate import Prediction, evaluate
 from pipeline.event import WindowEvents
 from pipeline.frames import Frames
@@ -50,37 +54,14 @@ from pipeline.probe import probe
 from pipeline.reduce import reduce_events
 
 Shown = dict[str, list[tuple[Window, Frames]]]  # by film: its windows
-MARKS = ("<!-- engines: made by python -m jobs.bench.engines -->", "<!-- /engines -->")
-HEADER = ("engine", "checkpoint", "precision", "runs here", "same answers", "F1", "weights", "a window")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line. `why`: what keeps it from running here, "" where it ran."""
-
-    engine: str
-    checkpoint: str
-    precision: str
-    why: str = ""
-    same: int | None = None
-    windows: int = 0
-    f1: float | None = None
-    weights_mib: float | None = None
-    window_s: float | None = None
-
-    def cells(self) -> list[str]:
-        if self.why:
-            return [self.engine, self.checkpoint, self.precision, f"not run here: {self.why}", *"----"]
-        return [
-            self.engine,
-            self.checkpoint,
-            self.precision,
-            "yes",
-            "-" if self.same is None else f"{self.same} of {self.windows}",
-            "-" if self.f1 is None else f"{self.f1:.2f}",
-            "-" if self.weights_mib is None else f"{self.weights_mib:.1f} MiB",
-            "-" if self.window_s is None else f"{self.window_s:.2f} s",
-        ]
+#: Why no server of a kind stands in the table where none was named.
+NOT_SERVED = {
+    "transformers": "no server named (--served)",
+    "llamacpp": "its Qwen3-VL merges patches 2 by 2, the bundled model 4 by 4; random weights of such a shape in "
+    "tests/system/test_llama_server.py",
+    "vllm": "no GPU",
+    "sglang": "no GPU",
+}
 
 
 class Stock:
@@ -161,16 +142,18 @@ def watched(model: Model, shown: Shown, wall: bool = False) -> tuple[dict[str, l
     return answers, (clock() - began) / sum(map(len, shown.values()))
 
 
-def f1(
+def scored(
     answers: Mapping[str, Sequence[WindowEvents]], truth: Mapping[str, Any], rules: Mapping[str, Any]
-) -> float | None:
+) -> tuple[float | None, float | None]:
+    """F1 at an overlap of 0.5, and the share of exact texts."""
     predicted, spans = {}, {}
     for name, said in answers.items():
         duration_us = max(answer.window.end_us for answer in said)
         reduced = reduce_events(said, rules, duration_us).events
         predicted[name] = [Prediction(e.start_us, e.end_us, e.kind, e.text, e.confidence) for e in reduced]
         spans[name] = [(answer.window.start_us, answer.window.end_us) for answer in said]
-    return evaluate(truth, predicted, spans, MOMENTS).f1(0.5)
+    scores = evaluate(truth, predicted, spans, MOMENTS)
+    return scores.f1(0.5), scores.exact_text
 
 
 def texts(answers: Mapping[str, Sequence[WindowEvents]]) -> list[str | None]:
@@ -189,6 +172,14 @@ def held_mib(model: Any) -> float | None:
     return float(rest + sum(layer.weights.nbytes for layer in loaded.lockstep.layers)) / 2**20
 
 
+def sessions_mib(model: Any) -> float:
+    """MiB of `held_mib` that are ONNX Runtime's sessions."""
+    if (generator := getattr(model, "generator", None)) is None:
+        return 0.0
+    held = [layer.weights for layer in generator.loaded.lockstep.layers]
+    return sum(w.count for w in held if isinstance(w, BlockExperts)) * SESSION_BYTES / 2**20
+
+
 def here(folder: Path, shown: Shown, truth: Mapping[str, Any], rules: Mapping[str, Any]) -> Iterator[Row]:
     """The bundled checkpoint in this process, by transformers and by us, in every precision."""
     ours = QwenFactory(str(BUNDLED), prompt=str(BUNDLED / "world.toml"))
@@ -199,9 +190,9 @@ def here(folder: Path, shown: Shown, truth: Mapping[str, Any], rules: Mapping[st
         said = texts(answers)
         reference[:] = reference or said
         same = sum(a == b for a, b in zip(said, reference, strict=True))
-        return Row(
-            engine, "bundled", precision, "", same, len(said), f1(answers, truth, rules), held_mib(model), window_s
-        )
+        f1, text = scored(answers, truth, rules)
+        held, idle = held_mib(model), sessions_mib(model)
+        return Row(engine, "bundled", precision, "", same, len(said), f1, text, held, window_s, idle)
 
     watcher: Any = ours.load({"precision": "float32"})
     for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
@@ -227,22 +218,23 @@ def served(specs: Sequence[str], shown: Shown, truth: Mapping[str, Any], rules: 
         if not isinstance(factory, ServedFactory):
             raise SystemExit(f"--served {spec}: write openai:URL#NAME")
         chosen = {"prompt": str(BUNDLED / "world.toml"), "in_flight": 1, "pictures": "png"}
-        identity = factory.profile(chosen).identity
-        server = identity.settings["server"]
+        try:
+            identity = factory.profile(chosen).identity
+            server = identity.settings["server"]
+            model = factory.load(chosen)
+            answers, window_s = watched(model, shown, wall=True)
+            model.close()
+        except (SecondsightError, RuntimeError) as error:
+            yield Row(f"served: {spec.partition('#')[2]}", "-", "-", str(error))
+            continue
         known.add(server["dialect"])
-        model = factory.load(chosen)
-        answers, window_s = watched(model, shown, wall=True)
-        model.close()
-        shown_as = identity.settings["frames"]
-        name = f"{server['dialect']} {server['version']}".strip()
-        score = f1(answers, truth, rules)
+        name = f"served: {server['dialect']} {server['version']}".strip() + f", {identity.settings['frames']}"
+        f1, text = scored(answers, truth, rules)
         windows = len(texts(answers))
-        yield Row(
-            f"served: {name}, {shown_as}", identity.name, "the server's", "", None, windows, score, None, window_s
-        )
-    for dialect in ("transformers", "llamacpp", "vllm", "sglang"):
+        yield Row(name, identity.name, "the server's", "", None, windows, f1, text, None, window_s)
+    for dialect, why in NOT_SERVED.items():
         if dialect not in known:
-            yield Row(f"served: {dialect}", "-", "-", "no server named (--served)")
+            yield Row(f"served: {dialect}", "-", "-", why)
 
 
 def elsewhere() -> Iterator[Row]:
@@ -256,21 +248,6 @@ def elsewhere() -> Iterator[Row]:
         "Q4_K to Q8_0",
         "likewise; logits of small files equal (tests/model/test_gguf.py)",
     )
-
-
-def as_table(rows: Sequence[Row]) -> str:
-    lines = [HEADER, ("---",) * len(HEADER), *(row.cells() for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def write_between(path: Path, table: str) -> None:
-    """Put the table between the marks of a file. Raises SystemExit where it has none."""
-    text = path.read_text()
-    before, first, rest = text.partition(MARKS[0])
-    _, last, after = rest.partition(MARKS[1])
-    if not first or not last:
-        raise SystemExit(f"{path}: holds no {MARKS[0]} with {MARKS[1]} after it")
-    path.write_text(f"{before}{MARKS[0]}\n{table}\n{MARKS[1]}{after}")
 
 
 def main() -> int:
@@ -290,7 +267,7 @@ def main() -> int:
             rows.append(row)
             print(" ".join(row.cells()), flush=True)
     rows += elsewhere()
-    table = as_table(rows)
+    table = f"{as_table(rows)}\n\n{notes(rows, sum(map(len, truth.values())))}"
     print(f"\n{table}")
     if args.write:
         write_between(args.write, table)

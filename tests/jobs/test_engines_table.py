@@ -1,0 +1,42 @@
+"""The README's table of engines: what ran, what did not and why, and what FP8 costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from jobs.bench.engines_table import HEADER, MARKS, Row, as_table, notes, write_between
+
+ROWS = [
+    Row("secondsight", "bundled", "bf16", "", 9, 10, 0.84, 0.99, 8.5, 0.5),
+    Row("secondsight", "bundled", "int4", "", 2, 10, 0.81, None, 34.5, 0.5, 27.5),
+    Row("secondsight", "bundled", "FP8 as stored", "", 8, 10, 0.829, 1.0, 8.8, 0.4),
+    Row("served: vllm", "-", "-", "no GPU"),
+]
+
+
+def test_every_row_has_every_column() -> None:
+    lines = as_table(ROWS).splitlines()
+    assert len(lines) == 2 + len(ROWS) and {line.count("|") for line in lines} == {len(HEADER) + 1}
+    assert "| 9 of 10 | 0.84 | 0.99 | 8.5 MiB | 0.50 s |" in lines[2] and "not run here: no GPU" in lines[-1]
+
+
+def test_what_fp8_costs_is_told_beside_what_is_published() -> None:
+    told = notes(ROWS, 40)
+    assert "F1 by -1.1 points and text by +1.0 points from bf16, on 10 windows with 40 events" in told
+    assert "under 0.8%" in told and "27.5 MiB" in told
+    assert notes(ROWS[3:], 40) == ""
+
+
+def test_it_gets_between_the_marks_and_nowhere_else(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
+    write_between(page, "new")
+    assert page.read_text() == f"before\n{MARKS[0]}\nnew\n{MARKS[1]}\nafter\n"
+    page.write_text("no marks")
+    with pytest.raises(SystemExit, match="holds no"):
+        write_between(page, "new")
+    assert page.read_text() == "no marks"
