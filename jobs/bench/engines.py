@@ -70,7 +70,9 @@ class Stock:
 
     def __init__(self, checkpoint: str, watcher: Any, dtype: torch.dtype) -> None:
         from transformers import AutoModelForImageTextToText
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         self.model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=dtype).eval()
         self._watcher = watcher
 
