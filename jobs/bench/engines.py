@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -265,7 +266,8 @@ def main() -> int:
         shown, truth, profile = show(Path(name), args.quick)
         count = sum(map(len, shown.values()))
         print(f"{len(shown)} films, {count} windows, {sum(map(len, truth.values()))} events")
-        for row in (*here(Path(name), shown, truth, profile.rules), *served(args.served, shown, truth, profile.rules)):
+        known = shown, truth, profile.rules
+        for row in chain(here(Path(name), *known), served(args.served, *known)):
             rows.append(row)
             print(" ".join(row.cells()), flush=True)
     rows += elsewhere()
