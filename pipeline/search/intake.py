@@ -47,7 +47,7 @@ def take_in(store: Store, index: WordIndex, progress: Callable[[str], None] = la
         return _write(store, index, State(version, log, several), fresh, files, (), progress)
     delta = Delta(store)
     there = _owners(store, delta.files())
-    indexed = index.all_owners()
+    indexed = index.view().all_owners()
     # Of a run that did a video again (after `forget`) the time tells.
     have = {key for key, finished in indexed if key in there and there[key].finished_at_us == finished}
     fresh = {key: owner for key, owner in there.items() if key not in have}
@@ -99,7 +99,7 @@ def _any_again(owners: Collection[Owner], index: WordIndex | None = None) -> boo
     videos = [hashed(o.video_id) for o in owners]
     if len(set(videos)) < len(videos):
         return True
-    return index is not None and bool(videos) and bool(index.owners(videos, "is_owner_of"))
+    return index is not None and bool(videos) and bool(index.view().owners_of(videos))
 
 
 def _write(

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from tantivy import Occur, Searcher
+from tantivy import Occur
 from tantivy import Query as Clause
 
 from pipeline.clock import format_time
@@ -25,7 +25,7 @@ from pipeline.search.meaning import MeaningIndex
 from pipeline.search.place import locked, place_of
 from pipeline.search.terms import well_formed
 from pipeline.search.wish import check_length, understand
-from pipeline.search.words import Owner, State, WordIndex, hashed, reading, remove_index, run_key
+from pipeline.search.words import Owner, View, WordIndex, hashed, reading, remove_index, run_key
 
 Mode = Literal["auto", "words", "meaning", "both"]
 
@@ -162,11 +162,13 @@ class Search:
             raise UsageError(f"the span from {format_time(start_us)} to {format_time(end_us)} is empty")
         if mode in ("meaning", "both") and self._meaning is None:
             raise UsageError(f"cannot search by meaning: {self.notice}")
-        if self._words.state() is None:
+        view = self._words.view()
+        if view.state is None:
             self.update()
+            view = self._words.view()
         with reading(self.folder):
             asked = _Asked(
-                self._words.searcher(),
+                view,
                 self._filters(video, kinds, start_us, end_us, run, min_confidence),
                 newest=run is None and video is None,
             )
@@ -177,7 +179,7 @@ class Search:
             else:
                 enough = max(FUSED, 2 * (limit + offset))
                 found = fuse(self._by_words(asked, text, enough), self._by_meaning(asked, text, enough))
-            return self._hits(asked.searcher, found[offset : offset + limit])
+            return self._hits(view, found[offset : offset + limit])
 
     def _filters(
         self,
@@ -217,7 +219,7 @@ class Search:
     # -- rankings
 
     def _by_words(self, asked: _Asked, text: str, limit: int) -> list[Found]:
-        wish = understand(text, self._words.schema, asked.searcher)
+        wish = understand(text, self._words.schema, asked.view.searcher)
         how = ("spelling",) if wish.unknown else ("words",)
         return [Found(address, score, how) for score, address in self._ranked(asked, wish.query, limit)]
 
@@ -239,43 +241,43 @@ class Search:
 
     def _ranked(self, asked: _Asked, clause: Clause, limit: int) -> list[tuple[float, Any]]:
         """(score, address) of the `limit` best events of a clause under the filters."""
-        query = Clause.boolean_query([(Occur.Must, c) for c in (clause, *asked.filters)])
-        state = self._words.state()
+        query = Clause.boolean_query([(Occur.Must, c) for c in (clause, *asked.filters)]) if asked.filters else clause
+        searcher, state = asked.view.searcher, asked.view.state
         if not asked.newest or state is None or not state.several:
-            return list(asked.searcher.search(query, limit, count=False).hits)
+            return list(searcher.search(query, limit, count=False).hits)
         fetch = 2 * limit
         while True:  # hits of older runs are left out: look further until enough are left
-            hits = asked.searcher.search(query, fetch, count=False).hits
-            owners = asked.searcher.fast_field_values("owner", [address for _, address in hits])
-            self._learn({int(o) for o in owners if o is not None}, state)
+            hits = searcher.search(query, fetch, count=False).hits
+            owners = searcher.fast_field_values("owner", [address for _, address in hits])
+            self._learn({int(o) for o in owners if o is not None}, asked.view)
             kept = [h for h, o in zip(hits, owners, strict=True) if self._owners.get(int(o or 0)) is not None]
             if len(kept) >= limit or len(hits) < fetch:
                 return kept[:limit]
             fetch *= 4
 
-    def _learn(self, keys: set[int], state: State) -> None:
+    def _learn(self, keys: set[int], view: View) -> None:
         """Find out which of the owners are the run that speaks for its video."""
         with self._guard:
-            if self._owners_of != state:
-                self._owners, self._owners_of = {}, state
+            if self._owners_of != view.state:
+                self._owners, self._owners_of = {}, view.state
             missing = [key for key in keys if key not in self._owners]
             if not missing:
                 return
-            videos = {hashed(owner.video_id) for owner in self._words.owners(missing)}
+            videos = {hashed(owner.video_id) for owner in view.owners(missing).values()}
             runs: dict[str, list[Owner]] = {}
-            for owner in self._words.owners(list(videos), "is_owner_of"):
+            for owner in view.owners_of(list(videos)):
                 runs.setdefault(owner.video_id, []).append(owner)
             for of_video in runs.values():
                 speaks = [o for o in of_video if o.status == "done"] or [o for o in of_video if o.events]
                 newest = max(speaks, key=lambda o: (o.finished_at_us, o.run_id), default=None)
                 self._owners.update({o.key: o if o is newest else None for o in of_video})
 
-    def _hits(self, searcher: Searcher, found: Sequence[Found]) -> list[Hit]:
+    def _hits(self, view: View, found: Sequence[Found]) -> list[Hit]:
         addresses = [f.address for f in found]
-        keys = [int(key or 0) for key in searcher.fast_field_values("owner", addresses)] if addresses else []
-        owners = {owner.key: owner for owner in self._words.owners(sorted(set(keys)))} if keys else {}
+        keys = [int(key or 0) for key in view.searcher.fast_field_values("owner", addresses)] if addresses else []
+        owners = view.owners(sorted(set(keys)))
         hits = []
-        for one, key, row in zip(found, keys, self._words.events_of(searcher, addresses), strict=True):
+        for one, key, row in zip(found, keys, view.events(addresses), strict=True):
             owner = owners[key]
             event = {"video_id": owner.video_id, "run_id": owner.run_id, **row}
             hits.append(Hit(event, one.score, one.found_by, owner.name))
@@ -286,6 +288,6 @@ class Search:
 class _Asked:
     """What stays the same through one search. `newest`: only events of each video's newest done run."""
 
-    searcher: Searcher
+    view: View
     filters: list[Clause]
     newest: bool

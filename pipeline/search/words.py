@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,17 @@ import tantivy
 from tantivy import FieldType, Query
 
 from pipeline.errors import LogError
-from pipeline.log.schema import EVENTS
+from pipeline.search.rows import packed, unpacked
 from pipeline.search.terms import blank_analyzer, characters, cut, normal, pairs, words_analyzer
 
 #: Raised when an index made by older code is of no use: it lies in a folder of this name and is made anew.
 FORMAT = "words-1"
 
+#: Owners that a reader remembers.
+OWNERS_KNOWN = 50_000
+
 #: Bytes of events that are gathered before they are written out.
 HEAP_BYTES = 64 << 20
-
-#: The columns of an event's row as they are kept; the video and the run are the owner's.
-KEPT = [name for name in EVENTS.names if name not in ("video_id", "run_id")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,43 +105,23 @@ class WordIndex:
             self._index.register_tokenizer("blanks", blank_analyzer())
             self._index.config_reader("manual")
             self._seen: object = None
-            self._searcher: tantivy.Searcher = self._index.searcher()
+            self._view = View(self, self._index.searcher())
 
     # -- reading
 
-    def searcher(self) -> tantivy.Searcher:
+    def view(self) -> View:
         """The newest commit, whichever process made it."""
         with reading(self.folder):
             status = os.stat(self.folder / "meta.json")
             now = (status.st_mtime_ns, status.st_ino, status.st_size)
             if now != self._seen:
                 self._index.reload()
-                self._searcher = self._index.searcher()
-                self._seen = now
-            return self._searcher
+                self._view, self._seen = View(self, self._index.searcher()), now
+            return self._view
 
     def state(self) -> State | None:
-        """How far the index has come; None for an empty one."""
-        searcher = self.searcher()
-        with reading(self.folder):
-            found = searcher.search(Query.term_query(self.schema, "state", "state", index_option="basic"), 1).hits
-            return State(**_row(searcher, found[0][1])) if found else None
-
-    def owners(self, keys: Sequence[int], field: str = "is_owner") -> list[Owner]:
-        """The owners of these keys (or, with "is_owner_of", of these videos)."""
-        return [Owner(**row) for row in self._rows(self.any_of(field, keys))]
-
-    def all_owners(self) -> list[tuple[int, int]]:
-        """(key, finished_at_us) of every owner in the index."""
-        found = (Owner(**row) for row in self._rows(Query.exists_query("is_owner")))
-        return [(owner.key, owner.finished_at_us) for owner in found]
-
-    def _rows(self, query: Query) -> Iterator[Any]:
-        """What is kept of every document that a query finds."""
-        searcher = self.searcher()
-        count: int = searcher.search(query, 1).count  # type: ignore[attr-defined]  # missing in its stubs
-        hits = searcher.search(query, count, count=False).hits if count else []
-        return (_row(searcher, address) for _, address in hits)
+        """How far the newest commit has come; None for an empty one."""
+        return self.view().state
 
     def any_of(self, field: str, values: Iterable[int]) -> Query:
         """The documents that have one of these numbers in a field; of no score of their own."""
@@ -158,10 +138,6 @@ class WordIndex:
         )
         return Query.const_score_query(found, 0.0)
 
-    def events_of(self, searcher: tantivy.Searcher, addresses: Sequence[Any]) -> list[dict[str, Any]]:
-        """The rows of events, without video and run."""
-        return [dict(zip(KEPT, _row(searcher, address), strict=True)) for address in addresses]
-
     # -- writing
 
     def writer(self) -> Writer:
@@ -170,6 +146,53 @@ class WordIndex:
             return Writer(self._index.writer(heap_size=HEAP_BYTES, num_threads=1), self)
         except ValueError as error:
             raise LogError(f"{self.folder}: the search index cannot be written to: {_said(error)}") from error
+
+
+class View:
+    """One commit of an index, which stays as it is while it is read."""
+
+    def __init__(self, index: WordIndex, searcher: tantivy.Searcher) -> None:
+        self.index, self.searcher = index, searcher
+        self._owners: dict[int, Owner] = {}
+
+    @cached_property
+    def state(self) -> State | None:
+        """How far the index has come; None for an empty one."""
+        asked = Query.term_query(self.index.schema, "state", "state", index_option="basic")
+        with reading(self.index.folder):
+            found = self.searcher.search(asked, 1).hits
+            return State(**json.loads(self._kept(found[0][1]))) if found else None
+
+    def owners(self, keys: Sequence[int]) -> dict[int, Owner]:
+        """The owners of these keys."""
+        known = self._owners if len(self._owners) < OWNERS_KNOWN else {}
+        missing = [key for key in keys if key not in known]
+        if missing:
+            known.update({o.key: o for o in self._found(self.index.any_of("is_owner", missing), len(missing))})
+        self._owners = known
+        return {key: known[key] for key in keys}
+
+    def owners_of(self, videos: Sequence[int]) -> list[Owner]:
+        """The owners that belong to these videos (their hashed ids)."""
+        return self._found(self.index.any_of("is_owner_of", videos))
+
+    def all_owners(self) -> list[tuple[int, int]]:
+        """(key, finished_at_us) of every owner in the index."""
+        return [(owner.key, owner.finished_at_us) for owner in self._found(Query.exists_query("is_owner"))]
+
+    def _found(self, query: Query, most: int | None = None) -> list[Owner]:
+        """Every owner that a query finds (`most`: which are no more than this)."""
+        if most is None:
+            most = int(self.searcher.search(query, 1).count)  # type: ignore[attr-defined]  # missing in its stubs
+        hits = self.searcher.search(query, most, count=False).hits if most else []
+        return [Owner(**json.loads(self._kept(address))) for _, address in hits]
+
+    def events(self, addresses: Sequence[Any]) -> list[dict[str, Any]]:
+        """The rows of events, without video and run."""
+        return [unpacked(self._kept(address)) for address in addresses]
+
+    def _kept(self, address: Any) -> bytes:
+        return self.searcher.doc(address).get_first("row") or b"null"
 
 
 class Writer:
@@ -195,34 +218,30 @@ class Writer:
 
     def add_events(self, columns: Mapping[str, Sequence[Any]], owners: Mapping[tuple[str, str], int]) -> int:
         """The rows, column by column, that belong to `owners`; returns how many."""
-        kept = zip(
-            columns["video_id"], columns["run_id"], zip(*(columns[name] for name in KEPT), strict=True), strict=True
-        )
-        start, end, kind, text, confidence = map(KEPT.index, ("start_us", "end_us", "kind", "text", "confidence"))
+        names = ("video_id", "run_id", "kind", "text", "start_us", "end_us", "confidence")
+        said = lru_cache(1024)(_Said.of)  # events say the same again and again
         count = 0
-        for video_id, run_id, row in kept:
+        for (video_id, run_id, kind, text, start, end, confidence), row in zip(
+            zip(*(columns[name] for name in names), strict=True), packed(columns), strict=True
+        ):
             owner = owners.get((video_id, run_id))
             if owner is None:
                 continue
-            said = normal(row[text] or "")
+            what = said(kind or "", text or "")
             document = tantivy.Document()
-            rest, scripts = cut(said)
-            label = normal(row[kind] or "")
-            document.add_text("words", f"{rest}\n{label.replace('_', ' ')}")
-            if not label.isascii():
-                scripts = [*scripts, *cut(label)[1]]
-            if scripts:
-                document.add_text("characters", characters(scripts))
-                document.add_text("pairs", " ".join(pair for run in scripts for pair in pairs(run)))
-            document.add_text("kind", row[kind] or "")
+            document.add_text("words", what.words)
+            if what.pairs is not None:
+                document.add_text("characters", what.characters)
+                document.add_text("pairs", what.pairs)
+            document.add_text("kind", kind or "")
             document.add_integer("owner", owner)
             document.add_integer("run", run_key(run_id))
-            document.add_integer("text", text_key(said))
-            document.add_integer("start_us", row[start])
-            document.add_integer("until_us", max(row[end], row[start] + 1))
-            if row[confidence] is not None:
-                document.add_float("confidence", row[confidence])
-            document.add_bytes("row", json.dumps(row, ensure_ascii=False).encode("utf-8", "replace"))
+            document.add_integer("text", what.key)
+            document.add_integer("start_us", start)
+            document.add_integer("until_us", max(end, start + 1))
+            if confidence is not None:
+                document.add_float("confidence", confidence)
+            document.add_bytes("row", row)
             self._writer.add_document(document)
             count += 1
         return count
@@ -240,6 +259,25 @@ class Writer:
     def close(self) -> None:
         """Ends the writer, when it has merged what it merges."""
         self._writer.wait_merging_threads()
+
+
+@dataclass(slots=True)
+class _Said:
+    """What is indexed of a kind and a text. `pairs`: None where all of it has blanks between its words."""
+
+    words: str
+    characters: str
+    pairs: str | None
+    key: int
+
+    @classmethod
+    def of(cls, kind: str, text: str) -> _Said:
+        said, label = normal(text), normal(kind)
+        rest, scripts = cut(said)
+        if not label.isascii():
+            scripts = [*scripts, *cut(label)[1]]
+        neighbours = " ".join(pair for run in scripts for pair in pairs(run)) if scripts else None
+        return cls(f"{rest}\n{label.replace('_', ' ')}", characters(scripts), neighbours, text_key(said))
 
 
 def text_key(normal_text: str) -> int:
@@ -269,10 +307,6 @@ def damaged(folder: Path, error: BaseException) -> LogError:
     return LogError(
         f"{folder}: the search index is damaged ({_said(error)}); `secondsight search LOG --rebuild` makes it again"
     )
-
-
-def _row(searcher: tantivy.Searcher, address: Any) -> Any:
-    return json.loads(searcher.doc(address).get_first("row") or b"null")
 
 
 def _said(error: BaseException) -> str:
