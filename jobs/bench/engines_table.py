@@ -54,15 +54,12 @@ def notes(rows: Sequence[Row], events: int) -> str:
     """What stands under the table: the cost of FP8 beside what is published of it, and what int4's weights hold."""
     ours = {row.precision: row for row in rows if row.engine == "secondsight" and row.f1 is not None}
     lines = []
-    if (stored := ours.get("FP8 as stored")) and (before := ours.get("bf16")):
-        changes = [
-            f"{name} by {100 * (after - once):+.1f} points"
-            for name, after, once in (("F1", stored.f1, before.f1), ("text", stored.text, before.text))
-            if after is not None and once is not None
-        ]
+    if (stored := ours.get("FP8 as stored")) and (before := ours.get("bf16")) and (exact := ours.get("float32")):
         lines.append(
-            f"To store the bundled checkpoint in FP8 changes {' and '.join(changes)} from bf16, on {stored.windows} "
-            f"windows with {events} events; the published claim for FP8 checkpoints is {FP8_PUBLISHED}."
+            f"Stored in FP8 the bundled checkpoint has F1 {_of(stored.f1)} and text {_of(stored.text)}, beside "
+            f"{_of(before.f1)} and {_of(before.text)} in bf16, {_of(exact.f1)} and {_of(exact.text)} in float32, on "
+            f"{stored.windows} windows with {events} events, each of them {100 / max(1, events):.1f} points; the change "
+            f"published for FP8 checkpoints is {FP8_PUBLISHED}."
         )
     if (small := ours.get("int4")) and small.sessions_mib:
         lines.append(
@@ -70,6 +67,10 @@ def notes(rows: Sequence[Row], events: int) -> str:
             f"({SESSION_BYTES >> 10} KiB): most of it for experts as small as these, little for published ones."
         )
     return "\n".join(lines)
+
+
+def _of(score: float | None) -> str:
+    return "-" if score is None else f"{score:.3f}"
 
 
 def write_between(path: Path, table: str) -> None:

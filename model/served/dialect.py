@@ -84,6 +84,8 @@ async def find_out(client: ChatClient, dialect: str = "auto", fingerprint: str =
     if models and own is None and dialect in ("vllm", "sglang"):
         known = ", ".join(sorted(str(m.get("id"))[:80] for m in models)[:8])
         raise UsageError(f"{client.address.base} serves no model {name!r}: it has {known}")
+    if own is None and dialect == "llamacpp" and len(models) == 1:
+        own = models[0]  # it has one model and answers to any name
     version, facts = await _details(client, dialect, own or {})
     first = await client.complete(
         {"model": name, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1, "temperature": 0}

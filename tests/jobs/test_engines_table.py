@@ -11,6 +11,7 @@ pytest.importorskip("torch")
 from jobs.bench.engines_table import HEADER, MARKS, Row, as_table, notes, write_between
 
 ROWS = [
+    Row("secondsight", "bundled", "float32", "", 10, 10, 0.85, None, 17.1, 0.4),
     Row("secondsight", "bundled", "bf16", "", 9, 10, 0.84, 0.99, 8.5, 0.5),
     Row("secondsight", "bundled", "int4", "", 2, 10, 0.81, None, 34.5, 0.5, 27.5),
     Row("secondsight", "bundled", "FP8 as stored", "", 8, 10, 0.829, 1.0, 8.8, 0.4),
@@ -21,14 +22,15 @@ ROWS = [
 def test_every_row_has_every_column() -> None:
     lines = as_table(ROWS).splitlines()
     assert len(lines) == 2 + len(ROWS) and {line.count("|") for line in lines} == {len(HEADER) + 1}
-    assert "| 9 of 10 | 0.84 | 0.99 | 8.5 MiB | 0.50 s |" in lines[2] and "not run here: no GPU" in lines[-1]
+    assert "| 9 of 10 | 0.84 | 0.99 | 8.5 MiB | 0.50 s |" in lines[3] and "not run here: no GPU" in lines[-1]
 
 
 def test_what_fp8_costs_is_told_beside_what_is_published() -> None:
     told = notes(ROWS, 40)
-    assert "F1 by -1.1 points and text by +1.0 points from bf16, on 10 windows with 40 events" in told
+    assert "has F1 0.829 and text 1.000, beside 0.840 and 0.990 in bf16, 0.850 and - in float32" in told
+    assert "10 windows with 40 events, each of them 2.5 points" in told
     assert "under 0.8%" in told and "27.5 MiB" in told
-    assert notes(ROWS[3:], 40) == ""
+    assert notes(ROWS[4:], 40) == ""
 
 
 def test_it_gets_between_the_marks_and_nowhere_else(tmp_path: Path) -> None:

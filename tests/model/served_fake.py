@@ -100,7 +100,7 @@ def running() -> Iterator[Fake]:
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
-    assert up.wait(10)
+    assert up.wait(60)
     try:
         yield fake
     finally:

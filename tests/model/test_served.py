@@ -64,7 +64,7 @@ SGLANG = {
     "/server_info": {"version": "0.5.23", "quantization": "fp8", "internal_states": [1]},
 }
 LLAMA = {
-    "/v1/models": {"data": [{"id": "m.gguf", "owned_by": "llamacpp", "meta": {"n_params": 5, "size": 9}}]},
+    "/v1/models": {"data": [{"id": "m.gguf", "owned_by": "llamacpp", "meta": {"n_params": 5, "size": 9, "n_ctx": 8}}]},
     "/props": {"chat_template": "x", "build_info": "b9-1", "model_path": "/m/m.gguf"},
 }
 TRANSFORMERS = {"/v1/models": {"data": []}, "/openapi.json": {"paths": {"/v1/systemone": {}}}}
@@ -94,6 +94,7 @@ def test_a_server_is_known_by_what_it_says(
     server = identity.settings["server"]
     assert (server["dialect"], server["version"], identity.settings["frames"]) == (dialect, version, shown)
     assert server["facts"]["fingerprint"] == "fake-1" and fake.url not in json.dumps(identity.settings)
+    assert server["facts"].get("meta") == ({"n_params": 5, "size": 9} if dialect == "llamacpp" else None)
     json.dumps(identity.settings)  # it is kept in the log
 
 
