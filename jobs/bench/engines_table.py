@@ -58,8 +58,8 @@ def notes(rows: Sequence[Row], events: int) -> str:
         lines.append(
             f"Stored in FP8 the bundled checkpoint has F1 {_of(stored.f1)} and text {_of(stored.text)}, beside "
             f"{_of(before.f1)} and {_of(before.text)} in bf16, {_of(exact.f1)} and {_of(exact.text)} in float32, on "
-            f"{stored.windows} windows with {events} events, each of them {100 / max(1, events):.1f} points; the change "
-            f"published for FP8 checkpoints is {FP8_PUBLISHED}."
+            f"{stored.windows} windows with {events} events, each of them {100 / max(1, events):.1f} points; the "
+            f"change published for FP8 checkpoints is {FP8_PUBLISHED}."
         )
     if (small := ours.get("int4")) and small.sessions_mib:
         lines.append(
