@@ -9,13 +9,14 @@ tables pass over names that begin with "_".
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import LogError
@@ -92,6 +93,34 @@ def feature_files(store: Store) -> Iterator[str]:
     for path, _, _ in store.list(FOLDER):
         if path.endswith(".parquet"):
             yield path
+
+
+def unused_files(store: Store, videos: Callable[[], pa.Table], before: float) -> list[str]:
+    """The files last changed before `before` (Unix time) with no row of one of `videos()` (video_id, run_id): of runs
+    that wrote them and never committed, and of videos that are out of the log. What cannot be read is left."""
+    paths, pairs, numbers = list[str](), list[pa.Array](), list[pa.Array]()
+    for path, _, changed in store.list(FOLDER):
+        if not path.endswith(".parquet") or changed >= before:
+            continue
+        try:
+            table = pq.read_table(pa.BufferReader(store.read(path)), columns=["video_id", "run_id"], use_threads=False)
+            pair = _pairs(table)
+        except (FileNotFoundError, pa.ArrowException, KeyError):
+            continue
+        pairs.append(pair)
+        numbers.append(pa.repeat(len(paths), len(pair)))
+        paths.append(path)
+    if not paths:
+        return []
+    here = pc.is_in(pa.concat_arrays(pairs), _pairs(videos()))
+    used = set(pc.unique(pc.filter(pa.concat_arrays(numbers), here)).to_pylist())
+    return [path for number, path in enumerate(paths) if number not in used]
+
+
+def _pairs(table: pa.Table) -> pa.Array:
+    """The different (video_id, run_id) of a table, each as one text."""
+    columns = (table[name].combine_chunks().cast(pa.string()) for name in ("video_id", "run_id"))
+    return pc.unique(pc.binary_join_element_wise(*columns, " "))
 
 
 def read_features(store: Store, path: str) -> FeatureFile | None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import LogError, UsageError
+from pipeline.features.kept import unused_files
 from pipeline.log.datafile import ROW_GROUP, Written, write_data_file
 from pipeline.log.delta import Delta
 from pipeline.log.entry import Entry, Span, Templates
@@ -22,7 +23,7 @@ from pipeline.log.head import HEAD, Head, advance, index_path, load, stem_of, wr
 from pipeline.log.indexing import Owner, Rows, index_file
 from pipeline.log.protocol import PARTITION, DataFile, is_ours
 from pipeline.log.publisher import CLAIM, Publisher
-from pipeline.log.reader import damaged, read_rows, read_table
+from pipeline.log.reader import damaged, read_record, read_rows, read_table
 from pipeline.log.scan import VIDEO_COLUMNS, entry_of, file_spans
 from pipeline.log.schema import EVENTS, RECORDS
 from pipeline.log.store import Store, check_conditional_put, fresh_name
@@ -283,7 +284,8 @@ def _rebuild_index(
 
 
 def vacuum(store: Store, hours: int = 168, dry_run: bool = False, safe_hours: int = SAFE_HOURS) -> list[str]:
-    """Delete the files that no version younger than `hours` needs; returns their paths. `dry_run`: only name them.
+    """Delete the files that no version younger than `hours` needs, and vision features of nothing in the log; returns
+    their paths. `dry_run`: only name them.
 
     Earlier versions whose files are deleted can no longer be read. Raises UsageError for an age below `safe_hours`:
     younger files may belong to a commit that is under way.
@@ -294,11 +296,16 @@ def vacuum(store: Store, hours: int = 168, dry_run: bool = False, safe_hours: in
     if not dry_run and _index_needs(store) - {f.path for f in delta.files("events")}:
         compact(store)  # others have compacted: the index still points to the files they replaced
     removed = delta.vacuum(hours, dry_run)
+    before = time.time() - hours * 3600
+    columns = ["video_id", "run_id"]
+    features = unused_files(store, lambda: read_record(store, delta.files("videos"), "videos", columns), before)
+    if not dry_run:
+        store.delete(features)
+    removed += features
     published = load(store)
     if published is not None:
         used = {HEAD, HEAD + ".lock", *(index_path(t.stem) for t in published[0].tail)}
         used |= {CLAIM, CLAIM + ".lock", *(c.path for c in published[0].catalogs)}
-        before = time.time() - hours * 3600
         old = [path for path, _, changed in store.list("_index") if path not in used and changed < before]
         for folder in ("_delta_log", *(f"{PARTITION}={record}" for record in RECORDS)):  # left by killed writers
             listed = store.list(folder)

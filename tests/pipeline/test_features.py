@@ -15,11 +15,12 @@ import pytest
 from pipeline.errors import UsageError
 from pipeline.event import Event, WindowEvents
 from pipeline.features.index import FeatureIndex, nearness
-from pipeline.features.kept import feature_files, read_features
+from pipeline.features.kept import feature_files, read_features, write_features
 from pipeline.features.search import PictureSearch, picture
 from pipeline.features.vectors import FrameFeatures
 from pipeline.kept import KeptWindow, keep, kept_files, read_kept
 from pipeline.log import EventLog, RunRecord, VideoResult, WindowRecord
+from pipeline.log.compact import vacuum
 from pipeline.log.store import open_store
 from pipeline.plan import SECOND_US as S
 from pipeline.plan import Window
@@ -240,3 +241,19 @@ except UsageError as error:
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert "bomb.png" in done.stdout, done.stderr
+
+
+def test_vacuum_takes_features_of_nothing_in_the_log(log: str) -> None:
+    """What a killed run wrote and never committed; not what is young, and nothing that has one row of use."""
+    store = open_store(log)
+    [lost] = write_features(store, "lost", [result("one.mp4", [unit(7)], "run-lost"), result("gone.mp4", [unit(7)])])
+    [half] = write_features(store, "half", [result("one.mp4", [unit(0)]), result("gone.mp4", [unit(7)])])
+    before = sorted(feature_files(store))
+    assert EventLog.open(log).vacuum(1) == [] and sorted(feature_files(store)) == before
+    for dry_run in (True, False):
+        assert sorted(feature_files(store)) == before
+        assert [p for p in vacuum(store, 0, dry_run, safe_hours=0) if p.startswith("_features/")] == [lost]
+    assert sorted(feature_files(store)) == sorted(set(before) - {lost}) and half in before
+    pictures = PictureSearch(log)
+    pictures.update()
+    assert pictures.find(unit(6), MADE, limit=1)[0].name == "/a/three.mp4"
