@@ -168,5 +168,7 @@ class Elastic:
             yield Suspect(
                 "watch", what, where, member.since, max(limit_s, 20 * usual_s), partial(self._pool.end, member)
             )
+        if (ends := self._pool.unanswered_ends()) is not None:
+            yield Suspect("watch", "replicas", ends[1], ends[0])
         if (since := committer.busy_since()) is not None:
             yield Suspect("commit", "the event log", committer.trouble, since)

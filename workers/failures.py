@@ -12,13 +12,21 @@ from pipeline.errors import ModelError, VideoError
 What = Literal[
     "video",  # VideoError: `reason` is its reason
     "model",  # ModelError: no retry can mend it
-    "lost",  # the frames are gone from the object store
+    "lost",  # the frames are gone from the object store, or the task that made them ended before they were whole
     "died",  # a process ended: `reason` says "crash" or "memory"
     "node",  # a process ended with its node
     "cancelled",  # we ended it
     "fault",  # any other exception
 ]
 
+#: How a task can end before its results are whole; whoever is given such a result raises what ended it.
+_ENDED = (
+    ray_errors.LocalRayletDiedError,
+    ray_errors.NodeDiedError,
+    ray_errors.OutOfMemoryError,
+    ray_errors.TaskCancelledError,
+    ray_errors.WorkerCrashedError,
+)
 _LOST = (
     ray_errors.ObjectLostError,
     ray_errors.ObjectReconstructionFailedError,
@@ -38,6 +46,8 @@ def understand(error: BaseException) -> Failure:
     """Sort an exception that `ray.get` raised."""
     if isinstance(error, ray_errors.RayTaskError) and isinstance(error.cause, BaseException):
         error = error.cause  # raised in our code, or by Ray while it fetched the task's arguments
+        if isinstance(error, _ENDED):  # not of whom was called, who is well: an actor's own end is told otherwise
+            return Failure("lost", "storage", "its frames went with the task that decoded them")
     match error:
         case VideoError():
             return Failure("video", error.reason, error.detail)

@@ -19,6 +19,7 @@ from workers.work import Batch
 
 MAX_START_FAILURES = 3  # in a row, while no replica is up
 MAX_DEATHS = 12  # in a row, without one window answered in between
+MANY_ENDS = 3  # likewise, blamed or not, are told of as what is stuck
 CALL_S = 0.25  # a call holds about so much work: short windows go many at a time
 CALL_WINDOWS = 512  # but no more than these
 LOOK_S = 0.25  # between two looks at whether idle replicas live
@@ -82,6 +83,7 @@ class Pool:
         self._deaths_in_a_row = 0
         self._window_s: float | None = None  # wall time that one window takes in a call, lately
         self.deaths = 0
+        self._ends: list[tuple[float, str]] = []  # since the last answer: when, and how
 
     @property
     def up(self) -> int:
@@ -95,6 +97,12 @@ class Pool:
     def window_s(self) -> float | None:
         """Wall seconds that one window takes a replica, lately; None before the first answer."""
         return self._window_s
+
+    def unanswered_ends(self) -> tuple[float, str] | None:
+        """Since when (monotonic seconds) replicas end without any answer in between, and how; None where few did."""
+        if len(self._ends) < MANY_ENDS:
+            return None
+        return self._ends[0][0], f"{len(self._ends)} ended without an answer, the last: {self._ends[-1][1]}"
 
     def busy(self) -> Iterator[Member]:
         """The replicas that work on a batch now."""
@@ -185,6 +193,7 @@ class Pool:
         outcome = Outcome(batch, member.name, events, None, member.since)
         self._set_free(member, now)
         self._deaths_in_a_row = 0
+        self._ends.clear()
         return outcome
 
     def overdue(self) -> list[Outcome]:
@@ -263,6 +272,7 @@ class Pool:
     def _died(self, member: Member, detail: str, blame: bool) -> None:
         member.replica.stop()
         self.deaths += 1
+        self._ends.append((time.monotonic(), detail))
         self._tell("replica_died", member.name, ",".join(member.nodes), detail)
         if not blame:
             return
