@@ -74,7 +74,7 @@ def test_a_run_id_is_no_path_and_what_cannot_be_written_is_said(tmp_path: Path) 
     with pytest.raises(LogError, match="run id"):
         write_live(str(tmp_path), replace(STATUS, run_id="../up"))
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(LogError, match="cannot write"):
+    with pytest.raises(LogError, match="this is a file; an event log is a folder"):
         write_live(str(tmp_path / "file"), STATUS)
 
 
