@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.log.entry import Entry, Span, Templates, name_key, pack_entry, pack_names, video_key
 from pipeline.log.index import build
@@ -37,16 +37,22 @@ class Rows:
         return found
 
 
-def owned_rows(batch: Any) -> Iterator[tuple[Owner, int, int, int, int]]:
+def owned_rows(batch: pa.RecordBatch | pa.Table) -> Iterator[tuple[Owner, int, int, int, int]]:
     """(owner, first row, rows, smallest start, largest end) of each owner's rows in a batch, in row order."""
-    starts, ends = batch["start_us"].to_pylist(), batch["end_us"].to_pylist()
-    owners = zip(batch["video_id"].to_pylist(), batch["run_id"].to_pylist(), strict=True)
-    row = 0
-    for owner, same in groupby(owners):
-        rows = sum(1 for _ in same)
-        pairs = zip(starts[row : row + rows], ends[row : row + rows], strict=True)
-        yield owner, row, rows, min(starts[row : row + rows]), max(max(end, start + 1) for start, end in pairs)
-        row += rows
+    if not batch.num_rows:
+        return
+    ids, runs = batch["video_id"], batch["run_id"]
+    new = [pc.not_equal(column[1:], column[:-1]) for column in (ids, runs)]
+    firsts = np.concatenate(([0], 1 + np.flatnonzero(pc.or_(*new))))
+    starts, ends = batch["start_us"].to_numpy(), batch["end_us"].to_numpy()
+    yield from zip(
+        zip(ids.take(firsts).to_pylist(), runs.take(firsts).to_pylist(), strict=True),
+        firsts.tolist(),
+        np.diff(firsts, append=batch.num_rows).tolist(),
+        np.minimum.reduceat(starts, firsts).tolist(),
+        np.maximum.reduceat(np.maximum(ends, starts + 1), firsts).tolist(),
+        strict=True,
+    )
 
 
 def entries_of(

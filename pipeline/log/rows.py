@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from math import isfinite
 from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from pipeline.event import Event
+from pipeline.event import Event, event_ids
 from pipeline.log.records import RunRecord, VideoResult
 from pipeline.log.schema import EVENTS, NAMES, RUNS, VIDEOS, WINDOWS
 
@@ -24,28 +25,44 @@ def event_batches(results: Sequence[VideoResult], models: Mapping[str, str], row
 
     `models` names the model of each run. Only one batch is held at a time.
     """
-    pairs = ((r, e) for r in sorted(results, key=attrgetter("video_id", "run_id")) for e in _ordered(r.events))
-    while chunk := list(islice(pairs, rows)):
-        videos = [r for r, _ in chunk]
-        events = [e for _, e in chunk]
+    for parts in _in_parts(sorted(results, key=attrgetter("video_id", "run_id")), rows):
+        events = [e for _, of_one in parts for e in of_one]
+        video = pa.array(np.repeat(np.arange(len(parts)), [len(of_one) for _, of_one in parts]))
         yield _batch(
             EVENTS,
             {
-                "video_id": [r.video_id for r in videos],
-                "run_id": [r.run_id for r in videos],
-                "event_id": [e.event_id(r.video_id, r.run_id) for r, e in chunk],
+                "video_id": pa.array([r.video_id for r, _ in parts]).take(video),
+                "run_id": pa.array([r.run_id for r, _ in parts]).take(video),
+                "event_id": [name for r, of_one in parts for name in event_ids(r.video_id, r.run_id, of_one)],
                 "start_us": [e.start_us for e in events],
                 "end_us": [e.end_us for e in events],
-                "kind": [_text(e.kind) for e in events],
-                "text": [_text(e.text) for e in events],
+                "kind": _texts([e.kind for e in events]),
+                "text": _texts([e.text for e in events]),
                 "confidence": [e.confidence if e.confidence == e.confidence else None for e in events],  # NaN: unknown
-                "model": [models[r.run_id] for r in videos],
+                "model": pa.array([models[r.run_id] for r, _ in parts]).take(video),
                 "window_first": [e.window_first for e in events],
                 "window_last": [e.window_last for e in events],
                 "evidence_us": [e.evidence_us for e in events],
                 "attributes": [as_json(e.attributes) if e.attributes else "{}" for e in events],
             },
         )
+
+
+def _in_parts(results: Iterable[VideoResult], rows: int) -> Iterator[list[tuple[VideoResult, Sequence[Event]]]]:
+    """Stretches of one result's events each, in order, together `rows` events (the last may be fewer)."""
+    parts: list[tuple[VideoResult, Sequence[Event]]] = []
+    room = rows
+    for result in results:
+        events, at = _ordered(result.events), 0
+        while at < len(events):
+            part = events[at : at + room]
+            parts.append((result, part))
+            at, room = at + len(part), room - len(part)
+            if not room:
+                yield parts
+                parts, room = [], rows
+    if parts:
+        yield parts
 
 
 def _ordered(events: Sequence[Event]) -> Sequence[Event]:
@@ -144,15 +161,19 @@ def name_batch(names: Sequence[tuple[str, str]]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist([{"video_id": v, "uri": _text(u)} for v, u in names], schema=NAMES)
 
 
-_ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False, default=str, separators=(",", ":"))
+#: `json.dumps` would make this anew for every value, which takes longer than its work. Arguments: no look for circles
+#: (they end in a RecursionError), what to do with unknown types, quoting in ASCII, no indent, separators, keys in their
+#: order, no skipping of keys, no NaN.
+_make = json.encoder.c_make_encoder  # type: ignore[attr-defined]  # what JSONEncoder.iterencode calls
+_encode = _make(None, str, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, False)
 
 
 def as_json(value: Mapping[str, Any]) -> str:
     """JSON that every reader accepts: NaN and infinities become null, unknown types their text."""
     try:
-        return _ENCODER.encode(value)
+        return "".join(_encode(value, 0))
     except ValueError:
-        return _ENCODER.encode(_finite(value))
+        return "".join(_encode(_finite(value), 0))
 
 
 def _finite(value: Any) -> Any:
@@ -168,5 +189,11 @@ def _text(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
+def _texts(texts: list[str]) -> list[str]:
+    return texts if all(map(str.isascii, texts)) else [_text(text) for text in texts]
+
+
 def _batch(schema: pa.Schema, columns: Mapping[str, Any]) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays([pa.array(columns[f.name], f.type) for f in schema], schema=schema)
+    given = ((columns[field.name], field.type) for field in schema)
+    arrays = [c if isinstance(c, pa.Array) else pa.array(c, kind) for c, kind in given]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
