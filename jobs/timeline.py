@@ -9,10 +9,9 @@ from pathlib import Path
 from jobs.output import printable
 from jobs.pictured import events_of, film, save, stem
 from pipeline.errors import VideoError
-from pipeline.query import Match, Query
+from pipeline.query import Query
 from pipeline.redact import editor
-from pipeline.stills import opened, stills
-from pipeline.timeline import timeline
+from pipeline.timeline import even_stills, timeline
 
 DESCRIPTION = """\
 Draw a video's events over its time as an SVG, which every browser shows: a lane for each kind, stills along the top;
@@ -22,8 +21,6 @@ what an event says appears when the mouse rests on it.
   secondsight timeline LOG match.mp4 --kind goal --kind foul --no-stills --out goals.svg
 
 Without the video's file the events are drawn all the same."""
-
-_STILLS = 12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,21 +37,14 @@ def main(args: argparse.Namespace) -> int:
     query = Query(args.log)
     match = query.find(args.video, args.run)
     events = [e for e in events_of(query, match) if not args.kind or e["kind"] in args.kind]
+    pictures = []
     try:
-        pictures = [] if args.no_stills else _stills(args.log, match)
+        if not args.no_stills:
+            pictures = even_stills(film(match), edit=editor(args.log, match.entry.run_id))
     except VideoError as error:
         print(f"secondsight: without stills: {error}", file=sys.stderr)
-        pictures = []
-    drawn = timeline(match.entry.duration_us or 0, events, title=match.name.rsplit("/", 1)[-1], stills=pictures)
+    drawn = timeline(match.entry.duration_us or 0, events, title=match.name.rsplit("/", 1)[-1], pictures=pictures)
     out = Path(args.out or f"{stem(match)}_timeline.svg")
     save(out, drawn.encode(), args.force)
     print(printable(f"{out}  {len(events)} events of {match.name} (run {match.entry.run_id})"))
     return 0
-
-
-def _stills(log: str, match: Match) -> list[tuple[int, bytes]]:
-    uri = film(match)
-    duration = opened(uri).duration_us
-    times = [(2 * i + 1) * duration // (2 * _STILLS) for i in range(_STILLS)]
-    found = stills(uri, times, height=120, edit=editor(log, match.entry.run_id))
-    return [(at, s.jpeg) for at, s in found if s is not None]

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.clock import format_time
 from pipeline.plan import SECOND_US
 from pipeline.sheet import colour_of
+from pipeline.stills import Edit, opened, stills
 
 _WIDTH, _LEFT, _RIGHT, _TOP = 1280, 150, 24, 64
 _BAR, _SPACE, _ROWS = 12, 3, 8  # px; rows of bars that one kind may have beside each other
@@ -22,13 +23,13 @@ text{font:12px system-ui,"Noto Sans","Noto Sans CJK SC",sans-serif;fill:#1c1e21}
 
 
 def timeline(
-    duration_us: int, events: Sequence[Mapping[str, Any]], *, title: str, stills: Sequence[tuple[int, bytes]] = ()
+    duration_us: int, events: Sequence[Mapping[str, Any]], *, title: str, pictures: Sequence[tuple[int, bytes]] = ()
 ) -> str:
-    """An SVG. `events`: rows of the log (start_us, end_us, kind, text); `stills`: (time, JPEG), evenly spaced."""
+    """An SVG. `events`: rows of the log (start_us, end_us, kind, text); `pictures`: (time, JPEG) of `even_stills`."""
     duration_us = max(duration_us, 1, *(e["end_us"] for e in events)) if events else max(1, duration_us)
     scale = (_WIDTH - _LEFT - _RIGHT) / duration_us
     colours = colour_of(events)
-    top = _TOP + (_still_height(stills) + 14 if stills else 0)
+    top = _TOP + (_high(pictures) + 14 if pictures else 0)
     lanes, bottom = _lanes(events, colours, top, scale)
     length = format_time(duration_us // 1000 * 1000)
     parts = [
@@ -38,12 +39,22 @@ def timeline(
         f'<rect class="p" width="{_WIDTH}" height="{bottom + 36}"/>',
         f'<text class="t" x="24" y="32">{_text(title)}</text>',
         f'<text class="f" x="24" y="50">{length}, {len(events):,} events</text>',
-        *_pictures(stills, scale),
+        *_pictures(pictures, scale),
         *lanes,
         *_ticks(duration_us, scale, top - 6, bottom),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
+
+
+def even_stills(uri: str, count: int = 12, *, edit: Edit | None = None) -> list[tuple[int, bytes]]:
+    """(time, JPEG) of small stills at even steps, for `timeline`; `edit` changes each before it is one (as `still`).
+
+    Raises VideoError.
+    """
+    duration_us = opened(uri).duration_us
+    times = [(2 * i + 1) * duration_us // (2 * count) for i in range(count)]
+    return [(at, found.jpeg) for at, found in stills(uri, times, height=120, edit=edit) if found is not None]
 
 
 def _lanes(
@@ -100,19 +111,19 @@ def _ticks(duration_us: int, scale: float, top: int, bottom: int) -> list[str]:
     return parts
 
 
-def _still_height(stills: Sequence[tuple[int, bytes]]) -> int:
-    return min(90, round((_WIDTH - _LEFT - _RIGHT) / len(stills) * 9 / 16))
+def _high(pictures: Sequence[tuple[int, bytes]]) -> int:
+    return min(90, round((_WIDTH - _LEFT - _RIGHT) / len(pictures) * 9 / 16))
 
 
-def _pictures(stills: Sequence[tuple[int, bytes]], scale: float) -> list[str]:
-    if not stills:
+def _pictures(pictures: Sequence[tuple[int, bytes]], scale: float) -> list[str]:
+    if not pictures:
         return []
-    width = (_WIDTH - _LEFT - _RIGHT) / len(stills)
+    width = (_WIDTH - _LEFT - _RIGHT) / len(pictures)
     return [
-        f'<image x="{_LEFT + i * width:.1f}" y="{_TOP}" width="{width - 2:.1f}" height="{_still_height(stills)}" '
+        f'<image x="{_LEFT + i * width:.1f}" y="{_TOP}" width="{width - 2:.1f}" height="{_high(pictures)}" '
         f'preserveAspectRatio="xMidYMid slice" href="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">'
         f"<title>{format_time(at)}</title></image>"
-        for i, (at, jpeg) in enumerate(stills)
+        for i, (at, jpeg) in enumerate(pictures)
     ]
 
 

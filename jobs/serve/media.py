@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from jobs.serve.reply import Problem
 from jobs.serve.sending import TYPES, Bytes, Ranged
 from jobs.serve.site import KindList, RunId, Site, SiteOf, Time, VideoPath, answers, us
 from pipeline.clock import format_time
+from pipeline.errors import VideoError
 from pipeline.log.entry import Entry
 from pipeline.log.lookup import Filter
 from pipeline.query import as_rows
@@ -193,6 +195,39 @@ async def sheet(
         return sheet(uri, events, title=uri.rsplit("/", 1)[-1], columns=columns, rows=rows, width=width)
 
     return Response(await site.work(draw), 200, {"Cache-Control": "private, max-age=60"}, "image/jpeg")
+
+
+#: An SVG carries its own style; opened by itself it may load and run nothing.
+_PLOT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
+_SVG = {200: {"content": {"image/svg+xml": {}}, "description": "an SVG, 1280 px wide"}}
+
+
+@router.get("/plot", **said(_SVG, 404))
+async def plot(
+    request: Request,
+    site: SiteOf,
+    video: VideoPath,
+    kind: KindList = None,
+    stills: Annotated[bool, Query(description="pictures along the top, where the video can be shown")] = True,
+    run: RunId = None,
+) -> Response:
+    """The events drawn over the video's time: a lane for each kind; what they say on hovering."""
+
+    def draw() -> str:
+        from pipeline.timeline import even_stills, timeline
+
+        match = site.archive.find(video, run)
+        events = as_rows(site.archive.query.overlapping(match, -(2**62), 2**62, Filter(kind)))
+        pictures = []
+        if stills:
+            with contextlib.suppress(Problem, VideoError):  # hidden, gone, not below a root: drawn without
+                pictures = even_stills(shown(site, match.entry.video_id)[1])
+        title = match.name.rsplit("/", 1)[-1]
+        return timeline(match.entry.duration_us or 0, events, title=title, pictures=pictures)
+
+    drawn = (await site.work(draw)).encode("utf-8", "replace")
+    headers = {"Cache-Control": "private, max-age=60", "Content-Security-Policy": _PLOT_POLICY}
+    return Response(drawn, 200, headers, "image/svg+xml")
 
 
 _FILES = {"vtt": "text/vtt", "srt": "application/x-subrip", "csv": "text/csv", "activitynet": "application/json"}

@@ -27,6 +27,10 @@ class Limits:
     waiting: int = 64  # pieces of work that wait for a thread: 503
     quick_s: float = 20.0  # 504
     heavy_s: float = 90.0
+    sql_processes: int = 2  # at once; the others wait
+    sql_s: float = 30.0  # 504
+    sql_memory: int = 2 << 30  # of one query: 422
+    sql_bytes: int = 16 << 20  # of its answer: 422
     rows: int = 1000  # of one page
     clip_s: float = 600.0  # longest clip
     stills_bytes: int = 64 << 20  # kept in memory

@@ -284,6 +284,18 @@ class Answer(BaseModel):
     evidence: list[Evidence]
 
 
+class Column(BaseModel):
+    name: str
+    type: str = Field(description="as Arrow names it")
+
+
+class Rows(BaseModel):
+    version: int = Field(description="of the log")
+    columns: list[Column]
+    rows: list[list[Any]]
+    truncated: bool
+
+
 class KindDifference(BaseModel):
     kind: str
     left: int

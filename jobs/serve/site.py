@@ -19,6 +19,7 @@ from jobs.serve.remux import Remuxed
 from jobs.serve.rooted import Rooted
 from jobs.serve.session import Gate
 from jobs.serve.settings import Settings
+from jobs.serve.sql_asking import Processes
 from jobs.serve.stills import Stills
 from jobs.serve.tables import Tables
 from jobs.serve.work import Pool
@@ -42,6 +43,9 @@ class Site:
         self.heavy = Pool("heavy", self.limits.heavy_threads, self.limits.waiting, self.limits.heavy_s)
         self.folder = tempfile.mkdtemp(prefix="secondsight-serve-")
         self.encoder = Pool("encode", self.limits.encode_threads, self.limits.encode_waiting, self.limits.heavy_s)
+        # Their processes are ended in time; waiting for a turn takes time too.
+        self.sql = Pool("sql", self.limits.sql_processes, self.limits.waiting // 4, self.limits.heavy_s)
+        self.sql_processes = Processes()
         self.segments: Holding[bytes] = Holding(self.limits.segments_bytes, len)
         self.stills = Stills(self.limits.stills_bytes)
         self.remuxed = Remuxed(self.folder, self.limits.remux_bytes)
@@ -81,6 +85,8 @@ class Site:
         self.quick.close()
         self.heavy.close()
         self.encoder.close()
+        self.sql.close()
+        self.sql_processes.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import duckdb
@@ -17,14 +18,13 @@ from pipeline.log.snapshot import Snapshot
 MAX_QUERY = 65_536
 
 
-def connect(snapshot: Snapshot) -> duckdb.DuckDBPyConnection:
+def connect(snapshot: Snapshot, settings: Mapping[str, str | int] | None = None) -> duckdb.DuckDBPyConnection:
     """An in-memory DuckDB with a view per kind of record; it can open the data files of this version and no others.
 
-    Raises LogError where one of them is missing or damaged.
+    `settings`: DuckDB's own (memory_limit, threads). Raises LogError where one of them is missing or damaged.
     """
-    connection = duckdb.connect(
-        ":memory:", config={"autoinstall_known_extensions": "false", "python_enable_replacements": "false"}
-    )
+    fixed = {"autoinstall_known_extensions": "false", "python_enable_replacements": "false"}
+    connection = duckdb.connect(":memory:", config={**(settings or {}), **fixed})
     remote = not isinstance(snapshot.store, LocalStore)
     if remote:
         _register(connection, snapshot.store)
@@ -52,14 +52,23 @@ def connect(snapshot: Snapshot) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def select(snapshot: Snapshot, sql: str, parameters: list[Any] | None = None) -> pa.Table:
-    """The answer to one SELECT. Raises UsageError for anything but a query, for one of more than MAX_QUERY
-    characters, and for one that DuckDB refuses."""
+def select(
+    snapshot: Snapshot,
+    sql: str,
+    parameters: list[Any] | None = None,
+    rows: int | None = None,
+    settings: Mapping[str, str | int] | None = None,
+) -> pa.Table:
+    """The answer to one SELECT, or its first `rows`; `settings` as of `connect`.
+
+    Raises UsageError for anything but a query, for one of more than MAX_QUERY characters, and for one that DuckDB
+    refuses, by a duckdb.Error.
+    """
     if len(sql) > MAX_QUERY:
         raise UsageError(f"a query of {len(sql)} characters: at most {MAX_QUERY}")
     if not sql.isascii() and sql != sql.encode("utf-8", "replace").decode():
         raise UsageError("a query with bytes that are no text: write it in UTF-8")
-    connection = connect(snapshot)
+    connection = connect(snapshot, settings)
     try:
         statements = connection.extract_statements(sql)
         if len(statements) != 1:
@@ -67,7 +76,8 @@ def select(snapshot: Snapshot, sql: str, parameters: list[Any] | None = None) ->
         if statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
             kind = str(statements[0].type).rsplit(".", 1)[-1]
             raise UsageError(f"the log is only read here: {kind} statements are refused, ask with SELECT")
-        return connection.sql(sql, params=parameters).to_arrow_table()
+        found = connection.sql(sql, params=parameters)
+        return (found if rows is None else found.limit(rows)).to_arrow_table()
     except duckdb.IOException as error:
         raise _unreadable(snapshot, error) from error
     except duckdb.Error as error:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.event import Event
 from pipeline.log import EventLog, RunRecord, VideoResult, WindowRecord
@@ -81,3 +82,12 @@ def make_served(folder: Path, make_clip: Callable[..., Path]) -> Served:
     writer.finish_run("run-a", {"videos": 2}, "done")
     writer.finish_run("run-b", {"videos": 1}, "done")
     return Served(log, archive, ids)
+
+
+def refused(answer: Any, status: int, code: str = "") -> str:
+    """The message of an error, which is one clear sentence in the shape of all errors."""
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert set(error) == {"code", "message"} and (not code or error["code"] == code)
+    assert "Traceback" not in answer.text
+    return str(error["message"])

@@ -17,7 +17,7 @@ import pytest
 import secondsight
 from jobs.cli import main
 from pipeline.errors import SecondsightError
-from tests.jobs.serving import Served, make_served
+from tests.jobs.serving import Served
 
 VIDEO = "harbour.mp4"
 BIG = "y" * 1_000_000
@@ -48,11 +48,6 @@ OF_A_LOG = (
     "log LOG",
     "serve LOG --port 0",
 )
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, make_clip: Any) -> Served:
-    return make_served(tmp_path_factory.mktemp("bad"), make_clip)
 
 
 Refused = Callable[..., str]

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from jobs.cli import main
-from tests.jobs.serving import Served, make_served
+from tests.jobs.serving import Served
 
 schemathesis = pytest.importorskip("schemathesis")
 pytest.importorskip("fastapi")
@@ -31,11 +31,6 @@ from schemathesis.specs.openapi.checks import (  # noqa: E402
     response_schema_conformance,
     status_code_conformance,
 )
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, make_clip: Any) -> Served:
-    return make_served(tmp_path_factory.mktemp("contract"), make_clip)
 
 
 @pytest.fixture(scope="module")

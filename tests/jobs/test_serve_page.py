@@ -13,17 +13,12 @@ from typing import Any
 
 import pytest
 
-from tests.jobs.serving import FIRST, HOSTILE, S, Served, make_served
+from tests.jobs.serving import FIRST, HOSTILE, S, Served
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
 CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 TOKEN = "a-token-for-the-test-0123456789"
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, make_clip: Any) -> Served:
-    return make_served(tmp_path_factory.mktemp("page"), make_clip)
 
 
 @pytest.fixture(scope="module")

@@ -88,7 +88,6 @@ def running() -> Iterator[Fake]:
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         fake.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-        up.set()
         return runner
 
     runner = None
@@ -96,6 +95,7 @@ def running() -> Iterator[Fake]:
     def serve() -> None:
         nonlocal runner
         runner = loop.run_until_complete(start())
+        up.set()
         loop.run_forever()
 
     thread = threading.Thread(target=serve, daemon=True)

@@ -17,9 +17,11 @@ fill(main, el("header", { class: "title" }, el("div", {}, el("h1", {}, "The ques
 
 function one({ path, method, operation }) {
   const inputs = new Map();
-  const form = el("form", {}, (operation.parameters ?? []).map((p) => {
+  const form = el("form", {}, [...(operation.parameters ?? []), ...ofBody(operation)].map((p) => {
     const schema = flat(p.schema), choices = schema.enum;
     const input = choices ? el("select", {}, el("option", { value: "" }, p.required ? "" : "–"), choices.map((c) => el("option", { selected: c === schema.default }, c)))
+      : p.in === "file" ? el("input", { type: "file", required: true, accept: p.accept })
+      : p.name === "sql" ? el("textarea", { required: true, spellcheck: "false", rows: 3 })
       : el("input", { placeholder: schema.default ?? "", required: p.required, spellcheck: "false" });
     inputs.set(p, input);
     return el("label", {}, el("code", {}, p.name, p.required ? "" : "?"), input, el("small", {}, p.description ?? schema.description ?? kindOf(schema)));
@@ -30,9 +32,15 @@ function one({ path, method, operation }) {
     const query = {};
     for (const [p, input] of inputs) {
       if (p.in === "path") at = at.replace(`{${p.name}}`, encodeURIComponent(input.value));
-      else if (input.value) query[p.name] = kindOf(flat(p.schema)) === "list" ? input.value.split(",") : input.value;
+      else if (p.in === "query" && input.value) query[p.name] = kindOf(flat(p.schema)) === "list" ? input.value.split(",") : input.value;
     }
     return address(at, query);
+  };
+  const body = () => {
+    const given = [...inputs].filter(([p, input]) => p.in === "body" && input.value);
+    if (given.length) return { headers: { "Content-Type": "application/json" }, body: JSON.stringify(Object.fromEntries(given.map(([p, input]) => [p.name, kindOf(flat(p.schema)) === "integer" ? Number(input.value) : input.value]))) };
+    const [file] = [...inputs].filter(([p]) => p.in === "file").map(([, input]) => input.files[0]);
+    return file ? { headers: { "Content-Type": file.type }, body: file } : {};
   };
   const go = async (event) => {
     event.preventDefault();
@@ -43,7 +51,7 @@ function one({ path, method, operation }) {
       return;
     }
     out.textContent = "…";
-    const answer = await fetch(where(), { method: method.toUpperCase() });
+    const answer = await fetch(where(), { method: method.toUpperCase(), ...body() });
     const type = answer.headers.get("content-type") ?? "";
     if (type.startsWith("image/")) {
       const image = el("img", { alt: "" });
@@ -58,6 +66,15 @@ function one({ path, method, operation }) {
   add(form, [el("button", { class: "main" }, "Ask"), url]);
   return el("details", { class: "card operation" }, el("summary", {}, el("span", { class: "badge" }, method.toUpperCase()), el("code", {}, path), el("span", { class: "muted" }, operation.description?.split("\n")[0] ?? "")),
     form, out, el("p", { class: "muted" }, "answers: ", Object.entries(operation.responses).map(([status, r]) => `${status} ${status === "200" ? "" : r.description}`.trim()).join(", ")));
+}
+
+// What is sent as the request's body: the fields of a JSON object, or a file.
+function ofBody(operation) {
+  const content = operation.requestBody?.content ?? {};
+  const json = content["application/json"]?.schema;
+  if (!json) return Object.keys(content).length ? [{ name: "file", in: "file", required: true, accept: Object.keys(content).join(), schema: {} }] : [];
+  const { properties, required } = spec.components.schemas[json.$ref.split("/").at(-1)];
+  return Object.entries(properties).map(([name, schema]) => ({ name, in: "body", required: required?.includes(name), schema }));
 }
 
 function flat(schema = {}) {

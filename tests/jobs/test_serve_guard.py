@@ -1,0 +1,232 @@
+"""What the service refuses: bad input, strangers, too much at once; and that it lives on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.serve.app import create_app
+from jobs.serve.session import Gate
+from jobs.serve.settings import Limits, Settings
+from pipeline.errors import LogError, UsageError
+from pipeline.query import Query
+from tests.jobs.serving import Served, refused
+
+TestClient = pytest.importorskip("fastapi.testclient").TestClient
+
+
+# -- bad input
+
+
+def test_unknown_video_with_a_suggestion(client: Any) -> None:
+    assert "did you mean harbour.mp4" in refused(client.get("/api/at?video=harbor.mp4&t=1"), 404, "unknown_video")
+    for path in ("", "/timeline", "/still?t=1", "/media", "/kinds", "/gaps"):
+        refused(client.get(f"/api/videos/harbor.mp4{path}"), 404, "unknown_video")
+    assert "newest runs are" in refused(client.get("/api/runs/nope"), 404, "unknown_run")
+
+
+@pytest.mark.parametrize("t", ["x", "-1", "1:75", "1e9", "∞", "١", "", "4" * 60, "nan"])
+def test_times_that_are_none(client: Any, t: str) -> None:
+    refused(client.get("/api/at", params={"video": "harbour.mp4", "t": t}), 422)
+    refused(client.get("/api/videos/harbour.mp4/still", params={"t": t}), 422)
+
+
+def test_beyond_the_end(client: Any) -> None:
+    for path in (
+        "/api/at?video=harbour.mp4&t=6",
+        "/api/after?video=harbour.mp4&t=99",
+        "/api/videos/harbour.mp4/still?t=6",
+    ):
+        assert "there is nothing at" in refused(client.get(path), 422)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/..%2f..%2fetc%2fpasswd", "/web/../app.py", "/%00",
+     "/api/videos/..%2f..%2fetc%2fpasswd/media", "/api/videos/%2fetc%2fpasswd/media",
+     "/api/videos/file:%2f%2f%2fetc%2fpasswd/media"],
+)  # fmt: skip
+def test_paths_lead_nowhere_else(client: Any, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code in (400, 404) and b"root:" not in answer.content
+
+
+@pytest.mark.parametrize(
+    "cursor", ["x", "e30", "WzFd", "bnVsbA", "WyJzcGFuIiwxLDIsM10", "WyJzcGFuIixbXSwyLCJhIl0", "/////w", "é"]
+)
+def test_cursors_that_are_none(client: Any, cursor: str) -> None:
+    where = {"video": "harbour.mp4", "start": "0", "end": "5", "cursor": cursor}
+    assert "cursor" in refused(client.get("/api/between", params=where), 422)
+    refused(client.get("/api/videos", params={"cursor": cursor}), 422)
+
+
+def test_too_long_too_large_and_not_for_writing(client: Any) -> None:
+    refused(client.get("/api/at", params={"video": "x" * 9000, "t": "1"}), 414)
+    refused(client.post("/api/session", content=b"x" * 100_000), 413)
+    for method in ("PUT", "PATCH", "DELETE"):
+        refused(client.request(method, "/api/videos"), 405)
+    refused(client.get("/api/nothing"), 404)
+    refused(client.get("/api/videos?limit=0"), 422)
+    refused(client.get("/api/videos?limit=many"), 422)
+
+
+def test_absent_log_and_no_log(tmp_path: Path) -> None:
+    with pytest.raises(LogError, match="absent"):
+        create_app(Settings(str(tmp_path / "absent")))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(LogError):
+        create_app(Settings(str(tmp_path / "folder")))
+
+
+def test_empty_log(tmp_path: Path) -> None:
+    from pipeline.log import EventLog
+
+    EventLog.open(str(tmp_path / "log"), create=True)
+    with TestClient(create_app(Settings(str(tmp_path / "log")))) as client:
+        assert client.get("/api/overview").json()["videos"] == 0
+        assert client.get("/api/videos").json() == {"videos": [], "total": 0, "next": None}
+        assert client.get("/api/runs").json()["runs"] == []
+        assert "holds no videos yet" in refused(client.get("/api/at?video=a&t=1"), 404)
+        assert client.get("/api/search?q=x").json()["hits"] == []
+
+
+def test_damaged_data_file_is_named_and_the_rest_answers(served: Served, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    shutil.copytree(served.log, log)
+    for file in (log / "record=events").glob("*.parquet"):
+        os.truncate(file, 100)
+    with TestClient(create_app(Settings(str(log)))) as client:
+        message = refused(client.get("/api/at?video=harbour.mp4&t=1&run=run-a"), 503, "log_unreadable")
+        assert "damaged" in message and "--check" in message
+        assert client.get("/api/live").status_code == 200
+        assert client.get("/healthz").json() == {"status": "ok"}
+
+
+def test_log_that_grows_is_seen(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jobs.serve import archive
+    from pipeline.log import EventLog
+    from tests.pipeline.logs import run_record, video_result
+
+    monkeypatch.setattr(archive, "LOOK_S", 0.0)
+    log = EventLog.open(str(tmp_path / "log"), create=True)
+    log.begin_run(run_record())
+    with TestClient(create_app(Settings(str(tmp_path / "log")))) as client:
+        for number in range(3):
+            refused(client.get(f"/api/at?video=v{number}.mp4&t=1"), 404)
+            log.commit([video_result(f"v{number}.mp4")])
+            assert len(client.get(f"/api/at?video=v{number}.mp4&t=1").json()["events"]) == 2
+        deadline = time.monotonic() + 30
+        while client.get("/api/overview").json()["videos"] < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+
+# -- who may ask
+
+
+def test_token(served: Served) -> None:
+    token = "a token of some length"[:16].replace(" ", "-")
+    settings = Settings(str(served.log), token=token)
+    with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
+        assert client.get("/").status_code == 200  # the page itself, which asks for the token
+        assert client.get("/healthz").status_code == 200
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {token}"}, {"Cookie": "a=b"}):
+            answer = client.get("/api/overview", headers=headers)
+            refused(answer, 401)
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+        assert client.get("/api/overview", headers={"Authorization": f"Bearer {token}"}).status_code == 200
+        refused(client.post("/api/session", headers={"Authorization": "Bearer wrong"}), 401)
+        answer = client.post("/api/session", headers={"Authorization": f"Bearer {token}"})
+        cookie = answer.headers["set-cookie"]
+        assert "HttpOnly" in cookie and "SameSite=strict" in cookie and token not in cookie
+        assert client.get("/api/videos/harbour.mp4/still?t=1").status_code == 200  # by the cookie alone
+        client.delete("/api/session")
+        refused(client.get("/api/overview"), 401)
+
+
+def test_cookies_end_and_cannot_be_made_up() -> None:
+    gate, other = Gate("one token of a server"), Gate("the token of another")
+    cookie = gate.cookie(now=1000)
+    assert gate.cookie_is_valid(cookie, now=1001) and not gate.cookie_is_valid(cookie, now=1000 + 13 * 3600)
+    ends, _, signature = cookie.partition(".")
+    for wrong in (
+        f"{int(ends) + 1}.{signature}",
+        f"{ends}.",
+        ends,
+        "",
+        ".",
+        f"{ends}.é",
+        f"٣.{signature}",
+        other.cookie(1000),
+    ):
+        assert not gate.cookie_is_valid(wrong, now=1001)
+
+
+def test_names_that_point_here_from_elsewhere(client: Any) -> None:
+    for host in ("evil.example", "127.0.0.1.evil.example", "", "[", "localhost@evil.example"):
+        refused(client.get("/api/overview", headers={"Host": host}), 421, "host")
+    for host in ("localhost:8017", "127.0.0.1", "[::1]:80", "LOCALHOST."):
+        assert client.get("/api/runs", headers={"Host": host}).status_code == 200
+
+
+def test_other_sites(client: Any) -> None:
+    refused(client.get("/api/runs", headers={"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}), 403)
+    answer = client.get("/api/runs", headers={"Origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in answer.headers
+    policy = client.get("/").headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
+
+
+def test_settings_from_the_environment() -> None:
+    with pytest.raises(UsageError, match="SECONDSIGHT_LOG"):
+        Settings.from_environment({})
+    with pytest.raises(UsageError, match="SECONDSIGHT_TOKEN"):
+        Settings.from_environment({"SECONDSIGHT_LOG": "LOG"})
+    with pytest.raises(UsageError, match="16"):
+        Settings.from_environment({"SECONDSIGHT_LOG": "LOG", "SECONDSIGHT_TOKEN": "short"})
+    known = {"SECONDSIGHT_LOG": "LOG", "SECONDSIGHT_TOKEN": "none", "SECONDSIGHT_ROOTS": "/a s3://b/c"}
+    assert Settings.from_environment(known) == Settings("LOG", None, ("/a", "s3://b/c"))
+
+
+# -- limits
+
+
+def test_work_that_takes_too_long_and_too_much_of_it(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = Limits(quick_threads=1, heavy_threads=1, waiting=0, quick_s=0.3)
+    app = create_app(Settings(str(served.log), limits=limits))
+    held = threading.Event()
+    monkeypatch.setattr(Query, "kinds", lambda *_: held.wait(20) and {})
+    with TestClient(app) as client:
+        refused(client.get("/api/videos/harbour.mp4/kinds"), 504, "time_limit")
+        busy = client.get("/api/at?video=harbour.mp4&t=1")  # its thread is still held
+        assert refused(busy, 503, "busy") and busy.headers["retry-after"]
+        held.set()
+        deadline = time.monotonic() + 20
+        while client.get("/api/at?video=harbour.mp4&t=1").status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_a_last_commit_that_is_damaged(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Questions are answered from what was there before it, or told which commit is damaged; the server lives."""
+    from jobs.serve import archive
+
+    monkeypatch.setattr(archive, "LOOK_S", 0.0)
+    log = tmp_path / "log"
+    shutil.copytree(served.log, log)
+    with TestClient(create_app(Settings(str(log)))) as client:
+        assert client.get("/api/at?video=harbour.mp4&t=1").status_code == 200
+        newest = max((log / "_delta_log").glob("*.json"))
+        newest.with_name(f"{int(newest.stem) + 1:020d}.json").write_text('{"add": {"path": ')
+        for path in ("/api/at?video=harbour.mp4&t=1", "/api/overview", "/api/videos", "/api/search?q=red"):
+            answer = client.get(path)
+            assert answer.status_code == 200 or "damaged commit" in refused(answer, 503, "log_unreadable"), path
+        assert client.get("/healthz").json() == {"status": "ok"}
+        newest.with_name(f"{int(newest.stem) + 1:020d}.json").unlink()
+        assert client.get("/api/at?video=harbour.mp4&t=1").status_code == 200
