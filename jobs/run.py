@@ -75,9 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=0.5,
         metavar="BELOW",
-        help="look again, at denser frames, at events of less confidence than this: confirm, correct or strike them",
+        help="look again, at denser frames, at events of less confidence than this (0.5): confirm, correct or strike"
+        " them; at most 8 of a window, the least sure; twice as dense around spans of up to half a window",
     )
-    model.add_argument("--verify-kinds", metavar="KIND,...", help="look again at all events of these kinds")
+    model.add_argument(
+        "--verify-kinds", metavar="KIND,...", help="look again at events of these kinds, too, however sure"
+    )
     model.add_argument(
         "--set",
         action="append",

@@ -42,9 +42,9 @@ class QwenSettings:
     before. `threads`: CPU threads of one rank. `expert_placement` measured: by `expert_load`, tokens [layers, experts]
     of an earlier run, with `expert_replicas` second copies of the most loaded experts in each layer.
 
-    `verify`: events of less confidence than this are looked at a second time (verify.py); `verify_kinds`: and all
-    events of these kinds. `features`: whether what the vision tower made of the frames is kept beside the log, for
-    searching by picture (no part of the identity: the events are the same).
+    `verify`: events of less confidence than this are looked at a second time (verify.py); `verify_kinds`: and those of
+    these kinds; of one window, the `MOST_LOOKS` least sure. `features`: whether what the vision tower made of the
+    frames is kept beside the log, for searching by picture (no part of the identity: the events are the same).
     """
 
     prompt: str = DEFAULT_PROMPT

@@ -9,6 +9,7 @@ around it, with the same question. What the second look says of the event decide
 | has it, with the same text and nearly the same span | confirmed | stays, with the higher confidence of both |
 | has it elsewhere, or in other words | corrected | as the second look has it |
 | does not have it | struck | is left out |
+| broke off before it had it | unanswered | stays as it was |
 
 Both looks are kept: of an event in its attributes, of a struck one in the window's raw answer.
 """
@@ -27,14 +28,14 @@ from pipeline.event import WindowEvent, WindowEvents
 from pipeline.frames import Frames
 from pipeline.plan import SECOND_US, Sampling, Window
 
-Verdict = Literal["confirmed", "corrected", "struck"]
-VERDICTS: tuple[Verdict, ...] = ("confirmed", "corrected", "struck")
+Verdict = Literal["confirmed", "corrected", "struck", "unanswered"]
+VERDICTS: tuple[Verdict, ...] = ("confirmed", "corrected", "struck", "unanswered")
 
 DENSER = 2
 MARGIN_US = SECOND_US  # on both sides of the claimed span
 NEAR_US = SECOND_US // 2  # starts and ends this near are the same
 SAME_IOU = 0.5  # spans that overlap so much are the same
-MOST_LOOKS = 8  # of one window
+MOST_LOOKS = 8  # of one window, so that a window's cost has a bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +54,27 @@ class Doubt:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A second look at event number `event`: the part of its window, and the frames of that part."""
+    """A second look at event number `event`: the part of its window, from `shift_us` after the window's start on, and
+    the frames of that part. `from_first`, `to_last`: whether the part holds the window's first and last frame."""
 
     event: int
     window: Window
     frames: Frames
+    shift_us: int
+    from_first: bool
+    to_last: bool
+
+    def on_window(self, seen: WindowEvent) -> WindowEvent:
+        """What the look saw, as seen in the whole window: an event that goes on at the part's edge goes on at the
+        window's only where that is the same."""
+        return replace(
+            seen,
+            start_us=seen.start_us + self.shift_us,
+            end_us=seen.end_us + self.shift_us,
+            evidence_us=tuple(t + self.shift_us for t in seen.evidence_us),
+            continues_before=seen.continues_before and self.from_first,
+            continues_after=seen.continues_after and self.to_last,
+        )
 
 
 class SecondLooks:
@@ -93,8 +110,8 @@ class SecondLooks:
         for look, second in looks:
             claimed = first.events[look.event]
             others = [event for i, event in enumerate(first.events) if i != look.event]
-            shift_us = look.window.start_us - first.window.start_us
-            verdict, kept[look.event] = judge(claimed, others, second.events, shift_us)
+            placed = [look.on_window(event) for event in second.events]
+            verdict, kept[look.event] = judge(claimed, others, placed, whole=not second.truncated)
             self.verdicts[verdict] += 1
             lines.append(as_line(verdict, claimed, look, second.answer or ""))
         return replace(
@@ -103,6 +120,7 @@ class SecondLooks:
             model_s=first.model_s + sum(second.model_s for _, second in looks),
             input_tokens=first.input_tokens + sum(second.input_tokens for _, second in looks),
             output_tokens=first.output_tokens + sum(second.output_tokens for _, second in looks),
+            truncated=first.truncated or any(second.truncated for _, second in looks),
             answer="\n".join(lines) if looks else first.answer,
         )
 
@@ -117,8 +135,8 @@ def first_look(frames: Frames, window: Window, fps: Fraction) -> Frames:
 
 
 def second_look(event: int, claimed: WindowEvent, window: Window, frames: Frames) -> Look | None:
-    """The dense frames around a claimed span: at least half of the window, at most as many as the first look had.
-    None where no frame lies there."""
+    """The dense frames around a claimed span: at least half of the window, at most as many as the first look had (of
+    a longer part they are thinned out). None where no frame lies there."""
     length = window.end_us - window.start_us
     missing = max(0, length // 2 - (claimed.end_us - claimed.start_us + 2 * MARGIN_US))
     start = max(0, claimed.start_us - MARGIN_US - missing // 2)
@@ -127,22 +145,23 @@ def second_look(event: int, claimed: WindowEvent, window: Window, frames: Frames
     within = np.flatnonzero((frames.end_us > part.start_us) & (frames.time_us < part.end_us))
     if not len(within):
         return None
+    from_first, to_last = bool(within[0] == 0), bool(within[-1] == len(frames) - 1)
     most = -(-len(frames) // DENSER)
     if len(within) > most:
         within = within[np.linspace(0, len(within) - 1, most).round().astype(int)]
-    return Look(event, part, _chosen(frames, within))
+    return Look(event, part, _chosen(frames, within), start, from_first, to_last)
 
 
 def judge(
-    claimed: WindowEvent, others: Sequence[WindowEvent], seen: Sequence[WindowEvent], shift_us: int
+    claimed: WindowEvent, others: Sequence[WindowEvent], seen: Sequence[WindowEvent], whole: bool = True
 ) -> tuple[Verdict, WindowEvent | None]:
     """The verdict about one event, and the event as it stays.
 
-    `others`: the further events of the first look; `seen`: what the second look saw, its times `shift_us` earlier
-    than those of the window.
+    `others`: the further events of the first look; `seen`: what the second look saw (`Look.on_window`); `whole`:
+    whether its answer came to its end.
     """
-    placed = [_shifted(event, shift_us) for event in seen if event.kind == claimed.kind]
-    by_fit = sorted(placed, key=lambda event: -_iou(event, claimed))
+    of_kind = [event for event in seen if event.kind == claimed.kind]
+    by_fit = sorted(of_kind, key=lambda event: -_iou(event, claimed))
     same = [event for event in by_fit if event.text.casefold() == claimed.text.casefold()]
     for event in same:
         if _iou(event, claimed) >= SAME_IOU or _near(event, claimed):
@@ -154,6 +173,9 @@ def judge(
     reworded = [e for e in by_fit if (e.kind, e.text.casefold()) not in known and _touches(e, claimed)]
     if found := next(iter([*same, *reworded]), None):
         return "corrected", replace(found, attributes=_told("corrected", claimed, found))
+    if not whole:  # it might have come to it
+        facts = {"look": "unanswered", **_facts("first", claimed)}
+        return "unanswered", replace(claimed, attributes={**claimed.attributes, **facts})
     return "struck", None
 
 
@@ -176,15 +198,6 @@ def _facts(which: str, event: WindowEvent) -> dict[str, Any]:
         f"{which}_text": event.text,
         f"{which}_confidence": event.confidence,
     }
-
-
-def _shifted(event: WindowEvent, shift_us: int) -> WindowEvent:
-    return replace(
-        event,
-        start_us=event.start_us + shift_us,
-        end_us=event.end_us + shift_us,
-        evidence_us=tuple(t + shift_us for t in event.evidence_us),
-    )
 
 
 def _iou(a: WindowEvent, b: WindowEvent) -> float:

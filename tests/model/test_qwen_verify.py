@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from model.prompts import AnswerForm
 from model.qwen3_vl import QwenFactory
-from model.qwen3_vl.verify import Doubt, first_look, judge, second_look
+from model.qwen3_vl.answer import parse_answer
+from model.qwen3_vl.verify import Doubt, Look, SecondLooks, first_look, judge, second_look
 from pipeline.errors import UsageError
-from pipeline.event import WindowEvent
+from pipeline.event import KindRule, WindowEvent, WindowEvents
 from pipeline.frames import Frames
 from pipeline.plan import Window
+from pipeline.reduce import reduce_events
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -53,7 +56,8 @@ def test_the_doubtful_are_the_unsure_and_the_chosen_kinds() -> None:
     ],
 )
 def test_verdicts(claimed: Any, others: Any, seen: Any, verdict: str, left: Any) -> None:
-    said, kept = judge(claimed, others, seen, S)
+    look = Look(0, Window("v", 0, S, 9 * S), frames(1, S), S, False, False)
+    said, kept = judge(claimed, others, [look.on_window(one) for one in seen])
     assert said == verdict
     if left is None:
         assert kept is None
@@ -67,7 +71,7 @@ def test_verdicts(claimed: Any, others: Any, seen: Any, verdict: str, left: Any)
 
 def test_a_confirmed_event_is_as_sure_as_the_surer_look() -> None:
     for first, second, both in ((0.2, 0.9, 0.9), (0.4, 0.1, 0.4), (None, 0.7, 0.7), (None, None, None)):
-        _, kept = judge(event(2, 4, sure=first), [], [event(2, 4, sure=second)], 0)
+        _, kept = judge(event(2, 4, sure=first), [], [event(2, 4, sure=second)])
         assert kept is not None and kept.confidence == both
 
 
@@ -88,6 +92,62 @@ def test_the_second_look_is_denser_around_the_claim() -> None:
     assert whole is not None and (whole.window.start_us, whole.window.end_us) == (16 * S, 32 * S)
     assert len(whole.frames) == 32, "never more frames than the first look had"
     assert second_look(0, event(6, 7), window, frames(0, 1)) is None
+
+
+def judged(window: Window, dense: Frames, claims: list[WindowEvent], answer: Any) -> tuple[WindowEvents, SecondLooks]:
+    """A window's claims after second looks, each answered with the text `answer(look)`."""
+    twice = SecondLooks(Doubt(0.5, frozenset()), Fraction(2))
+    seen = [WindowEvents(window, tuple(claims), answer="first")]
+    looks = twice.needed([(window, dense)], seen)
+    again = []
+    for look in looks[0]:
+        times = [max(0, int(t) - look.window.start_us) for t in look.frames.time_us]
+        length = look.window.end_us - look.window.start_us
+        events, whole = parse_answer(answer(look), AnswerForm(kinds=None), length, times)
+        again.append(WindowEvents(look.window, events, truncated=not whole, answer=answer(look)))
+    (after,) = twice.judged(seen, looks, again)
+    return after, twice
+
+
+def test_an_answer_that_broke_off_strikes_nothing() -> None:
+    window, dense = Window("v", 0, 0, 8 * S), frames(32, S // 4)
+    cut = '{"events":[{"start":0.5,"en'
+    after, twice = judged(window, dense, [event(2, 4)], lambda look: cut)
+    (kept,) = after.events
+    assert (kept.start_us, kept.end_us, kept.text, kept.confidence) == (2 * S, 4 * S, "a dog", 0.3)
+    assert kept.attributes["look"] == "unanswered" and "second_text" not in kept.attributes
+    assert twice.verdicts == {"confirmed": 0, "corrected": 0, "struck": 0, "unanswered": 1}
+    assert after.truncated and json.loads((after.answer or "").split("\n")[1])["answer"] == cut
+    # What was said before the break counts; a whole answer without the event strikes it.
+    for text, verdict in (('{"events":[{"start":1.0,"end":3.0,"kind":"animal","text":"a dog"},{"st', "confirmed"),
+                          ('{"events":[]}', "struck")):  # fmt: skip
+        after, twice = judged(window, dense, [event(2, 4)], lambda look, text=text: text)
+        assert twice.verdicts[verdict] == 1 and after.truncated == (verdict == "confirmed")
+
+
+def test_what_goes_on_at_the_edge_of_a_part_is_not_going_on_at_the_edge_of_the_window() -> None:
+    """A dog in the middle of two windows each: two events with a gap, not one over both."""
+    windows, answers = [Window("v", n, 16 * n * S, 16 * (n + 1) * S) for n in (0, 1)], []
+
+    def everywhere(look: Look) -> str:
+        end = (look.window.end_us - look.window.start_us) / S
+        return json.dumps({"events": [{"start": 0, "end": end, "kind": "animal", "text": "a dog"}]})
+
+    for window in windows:
+        after, twice = judged(window, frames(64, S // 4, window.start_us), [event(7, 8)], everywhere)
+        (found,) = after.events
+        assert twice.verdicts["corrected"] == 1 and (found.start_us, found.end_us) == (4 * S - S // 2, 12 * S - S // 2)
+        assert not found.continues_before and not found.continues_after
+        answers.append(after)
+    assert len(reduce_events(answers, {"animal": KindRule()}, 32 * S).events) == 2
+    # A part that begins (ends) with the window says what goes on there.
+    for claim, edges in (
+        (event(0, 1), (True, False)),
+        (event(15, 16), (False, True)),
+        (event(0, 16, "a cat"), (True, True)),
+    ):
+        after, _ = judged(windows[1], frames(64, S // 4, 16 * S), [claim], everywhere)
+        assert (after.events[0].continues_before, after.events[0].continues_after) == edges, claim
 
 
 def test_the_first_look_is_the_look_without_verification_wherever_the_window_begins() -> None:
@@ -156,9 +216,10 @@ def test_both_looks_are_kept(checkpoint: dict[str, str]) -> None:
         assert len(told) == len(before.events)
         assert sum(line["look"] != "struck" for line in told) == len(after.events)
         assert all("events" in line["answer"] or not line["answer"] for line in told)
+        assert after.truncated or all(line["look"] != "unanswered" for line in told)
         assert after.output_tokens >= before.output_tokens
         for event in after.events:
-            assert event.attributes["look"] in ("confirmed", "corrected")
+            assert event.attributes["look"] in ("confirmed", "corrected", "unanswered")
             assert 0 <= event.start_us < event.end_us <= window.end_us - window.start_us
         looked += len(told)
     assert sum(twice.report()["second_looks"].values()) == looked > 0
