@@ -1,0 +1,140 @@
+"""Replicas that do not come up, or end over their work: which of it ends the run, and which does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from ray import exceptions as ray_errors
+
+from pipeline.errors import ModelError
+from pipeline.event import WindowEvents
+from pipeline.plan import SECOND_US, Sampling, Window, Windowing
+from pipeline.video import Video
+from tests.workers.pools import Clock, FakeReplica, up, without_ray
+from workers import ends
+from workers.ends import MAX_DEADLY_VIDEOS
+from workers.pool import Pool
+from workers.schedule import Schedule
+from workers.work import Decoded, Parcel, Watched
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    without_ray(monkeypatch)
+    return Clock(monkeypatch)
+
+
+def _answer(windows: list[Window]) -> list[WindowEvents]:
+    return [WindowEvents(w, ()) for w in windows]
+
+
+def _loads(*fates: Exception | None) -> Callable[[], list[str]]:
+    """What loading does, one start after another; well from then on."""
+    left = list(fates)
+
+    def load() -> list[str]:
+        if left and (error := left.pop(0)) is not None:
+            raise error
+        return ["node"]
+
+    return load
+
+
+def _pool(load: Callable[[], Any], count: int, answer: Callable[[Any], Any] = _answer, **options: Any) -> Pool:
+    return Pool(lambda name: FakeReplica(name, load, answer), count, 900.0, "1 CPU", **options)
+
+
+AWAY = ModelError("s3://weights: 503 Slow Down")
+CRASH = ray_errors.ActorDiedError()
+
+
+def test_one_replica_that_cannot_load_ends_nothing_while_others_are_well(clock: Clock) -> None:
+    told: list[tuple[str, str]] = []
+    load = _loads(None, AWAY, AWAY, CRASH, CRASH, CRASH, AWAY)
+    pool = _pool(load, 2, tell=lambda kind, name, where, detail: told.append((kind, detail)))
+    began = clock.now
+    up(pool, clock)
+    assert pool.up == 2 and pool.deaths == 0
+    assert [kind for kind, _ in told].count("retry") == 6 and ("retry", f"it did not come up: {AWAY}") in told
+    assert clock.now - began > 1 + 2 + 4 + 8 + 16 + 32, "each pause is twice the one before"
+
+
+def test_a_model_that_can_never_load_ends_the_run_at_once_with_its_error(clock: Clock) -> None:
+    pool = _pool(_loads(*[AWAY] * 9), 3)
+    began = clock.now
+    with pytest.raises(ModelError, match="s3://weights: 503 Slow Down"):
+        up(pool, clock)
+    assert clock.now - began < ends.PAUSE_S
+    crashing = _pool(_loads(*[CRASH] * 99), 1)
+    with pytest.raises(ModelError, match="no replica can be started: its process died"):
+        up(crashing, clock)
+
+
+def test_a_model_that_was_up_before_is_given_more_than_one_try(clock: Clock) -> None:
+    """The only replica ends, and the store of the weights is busy just then."""
+    pool = _pool(_loads(None, AWAY, AWAY), 1)
+    up(pool, clock)
+    pool._died(pool._free.pop(), "it died while it was idle", blame=True)
+    up(pool, clock)
+    assert pool.up == 1
+
+
+class _Run:
+    """Schedule and pool together, one replica, everything decoded at once."""
+
+    def __init__(self, clock: Clock, names: list[str], deadly: Callable[[Window], bool]) -> None:
+        self.clock, self.finished = clock, dict[str, Watched]()
+        self.schedule = Schedule(
+            Sampling(short_side=None), Windowing(4 * SECOND_US, 0), budget_bytes=10**9, decoders=len(names)
+        )
+        for name in names:
+            self.schedule.add(Video(name, (name,), 1000, 40 * SECOND_US, 0, 8, 8, 0, "h264", 25.0, 0))
+
+        def answer(windows: list[Window]) -> list[WindowEvents]:
+            if any(map(deadly, windows)):
+                raise CRASH
+            return _answer(windows)
+
+        self.pool = _pool(_loads(), 1, answer)
+
+    def play(self) -> None:
+        while not self.schedule.idle():
+            while (order := self.schedule.next_decode(self.clock.now)) is not None:
+                for segment in order.segments:
+                    for i in range(segment.first, segment.last + 1):
+                        window = self.schedule._windowing.window(segment.video.video_id, i, segment.video.duration_us)
+                        self.schedule.decoders.taking(order.number)
+                        parcel = Parcel((Decoded(window, (i,), (), 0.0, 1),))
+                        self.schedule.taken(order.number, parcel, object(), self.clock.now)
+                self.schedule.decoders.ended(order.number, self.clock.now)
+            up(self.pool, self.clock)
+            batch = self.schedule.next_batch(now=self.clock.now)
+            if batch is not None:
+                self.pool.watch(batch)
+                outcome = self.pool.collect(self.pool.refs()[0])
+                assert outcome is not None
+                if outcome.events is None:
+                    self.schedule.replica_died(batch, "crash")
+                else:
+                    self.schedule.answered(batch, outcome.events, outcome.replica)
+            self.finished |= {w.video.video_id: w for w in self.schedule.finished()}
+
+
+def test_two_bad_videos_next_to_each_other_do_not_end_the_run(clock: Clock) -> None:
+    run = _Run(clock, ["bad0", "bad1", "good"], lambda window: window.video_id.startswith("bad"))
+    run.play()
+    assert {name: w.status for name, w in run.finished.items()} == {
+        "bad0": "quarantined",
+        "bad1": "quarantined",
+        "good": "done",
+    }
+    assert run.pool.deaths == 18
+
+
+def test_replicas_that_die_over_whatever_they_are_given_end_the_run(clock: Clock) -> None:
+    run = _Run(clock, [f"v{i}" for i in range(9)], lambda window: True)
+    with pytest.raises(ModelError, match="died in a row without answering a window; the last: its process died"):
+        run.play()
+    assert len(run.finished) == MAX_DEADLY_VIDEOS - 1
