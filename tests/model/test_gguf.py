@@ -251,12 +251,23 @@ def test_one_mmproj_lies_beside(written: Any, tmp_path: Path) -> None:
     shutil.copy(path, tmp_path)
     with pytest.raises(ModelError, match="there is none"):
         open_checkpoint(str(tmp_path / path.name))
-    for name in ("mmproj-F16.gguf", "mmproj-BF16.gguf"):
+    for name in ("mmproj-one-F16.gguf", "mmproj-other-BF16.gguf"):
         shutil.copy(path.parent / "mmproj-model.gguf", tmp_path / name)
-    with pytest.raises(ModelError, match="2 of them"):
+    with pytest.raises(ModelError, match=r"those of several lie there \(mmproj-one"):
         open_checkpoint(str(tmp_path / path.name))
     with pytest.raises(ModelError, match="does not exist"):
         open_checkpoint(str(tmp_path / "absent.gguf"))
+
+
+def test_of_one_mmproj_in_several_precisions_the_most_precise_is_taken(written: Any, tmp_path: Path) -> None:
+    path, _, _ = written("moe", "Q8_0")
+    shutil.copy(path, tmp_path)
+    for names in (["f16", "Q8_0"], ["BF16", "f16"], ["F32", "BF16"]):  # each beside those before it
+        for name in names:
+            shutil.copy(path.parent / "mmproj-model.gguf", tmp_path / f"mmproj-Qwen3VL-2B-{name}.gguf")
+        opened = open_checkpoint(str(tmp_path / path.name))
+        vision = {t.file for name, t in opened.tensors.items() if name.startswith("model.visual.blocks.")}
+        assert vision == {f"mmproj-Qwen3VL-2B-{names[0]}.gguf"}
 
 
 def test_any_cut_is_refused(written: Any, tmp_path: Path) -> None:

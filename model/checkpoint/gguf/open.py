@@ -26,6 +26,8 @@ from model.checkpoint.source import LocalSource, RemoteSource, Source, read
 from pipeline.errors import ModelError
 from pipeline.storage import local_path
 
+#: What a file's name says of its precision: one of ggml's types.
+_PRECISION = re.compile(r"(?<![a-z0-9])(?:(f32)|(bf16)|(f16)|i?q([2-8])[a-z0-9_]*)(?![a-z0-9])", re.I)
 _SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 _PATCH_FILE = "patch_embed"  # held in memory: put together from its two halves
 _NUMPY = {"F32": "<f4", "F16": "<f2"}
@@ -57,7 +59,8 @@ class GgufSource:
 
 def open_gguf(spec: str) -> Checkpoint:
     """Open `PATH/NAME.gguf` (local or an fsspec URI; the first of its files where it is split) and the mmproj beside
-    it. Reads headers, no weights. Raises ModelError for whatever is missing or cannot be believed, naming it."""
+    it (the most precise where it lies there in several precisions). Reads headers, no weights. Raises ModelError for
+    whatever is missing or cannot be believed, naming it."""
     files, name, beside = _folder(spec)
     main = _whole(files, name)
     mmproj = _mmproj(files, beside)
@@ -112,11 +115,20 @@ def _whole(files: Source, name: str) -> GgufFile:
 
 
 def _mmproj(files: Source, beside: list[str]) -> str:
+    """The vision tower's file: of one tower in several precisions, as hubs have them, the most precise."""
     found = [name for name in beside if "mmproj" in name.lower() and name.endswith(".gguf")]
-    if len(found) != 1:
-        what = f"{len(found)} of them lie there ({', '.join(found[:4])})" if found else "there is none"
+    if len({_PRECISION.sub("", name.lower()) for name in found}) != 1:
+        what = f"those of several lie there ({', '.join(found[:4])})" if found else "there is none"
         raise ModelError(f"{files.path}: one mmproj*.gguf with the vision tower must lie beside the model, {what}")
-    return found[0]
+    return min(found, key=_imprecision)
+
+
+def _imprecision(name: str) -> int:
+    """By what the file's name says: less is more precise."""
+    said = _PRECISION.search(name)
+    if said is None:
+        return 0
+    return 20 - int(said[4]) if said[4] else said.lastindex or 0
 
 
 def _tensors(
