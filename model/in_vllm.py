@@ -173,7 +173,7 @@ class VllmFactory:
             ) from None
         try:
             engine = LLM(**engine_arguments(self.path, chosen))
-        except (TypeError, ValueError, RuntimeError) as error:
+        except (TypeError, RuntimeError, *_refusals()) as error:
             raise ModelError(f"--model vllm:{self.path}: {' '.join(str(error).split())[:500]}") from error
         doubt = doubt_of(chosen.verify, chosen.verify_kinds)
         twice = None if doubt is None else SecondLooks(doubt, own_fps(chosen.fps, prompt))
@@ -181,7 +181,8 @@ class VllmFactory:
 
 
 class VllmWatcher:
-    """A `Model` around vLLM's `LLM`, which batches what it is given by itself."""
+    """A `Model` around vLLM's `LLM`, which batches what it is given by itself. Raises ModelError where the engine
+    refuses a window: it checks a whole batch before it begins, and is well after that."""
 
     def __init__(self, engine: Any, prompt: Prompt, system: str, max_tokens: int, twice: SecondLooks | None) -> None:
         self._engine, self._prompt, self._max_tokens, self._twice = engine, prompt, max_tokens, twice
@@ -211,21 +212,29 @@ class VllmWatcher:
         from vllm.sampling_params import StructuredOutputsParams
 
         asking = [(window, frames, relative_us(window, frames)) for window, frames in batch if len(frames)]
+        if not asking:
+            return [WindowEvents(window, ()) for window, _ in batch]
+        prompts = [{"prompt": self._text, "multi_modal_data": {"video": [shown(f, times)]}} for _, f, times in asking]
+        params = [
+            SamplingParams(
+                temperature=0.0,
+                max_tokens=self._max_tokens,
+                structured_outputs=StructuredOutputsParams(
+                    json=answer_schema(self._prompt.answer, window.end_us - window.start_us)
+                ),
+            )
+            for window, _, _ in asking
+        ]
         began = time.perf_counter()
-        outputs = self._engine.generate(
-            [{"prompt": self._text, "multi_modal_data": {"video": [shown(f, times)]}} for _, f, times in asking],
-            [
-                SamplingParams(
-                    temperature=0.0,
-                    max_tokens=self._max_tokens,
-                    structured_outputs=StructuredOutputsParams(
-                        json=answer_schema(self._prompt.answer, window.end_us - window.start_us)
-                    ),
-                )
-                for window, _, _ in asking
-            ],
-            use_tqdm=False,
-        )
+        try:
+            outputs = self._engine.generate(prompts, params, use_tqdm=False)
+        except _refusals() as error:
+            most = max(len(frames) for _, frames, _ in asking)
+            raise ModelError(
+                f"vLLM refuses a window of up to {most} frames: {' '.join(str(error).split())[:400]}: where it is too "
+                "long, choose a shorter --window, a lower --fps or a smaller --short-side, or a larger max_model_len "
+                "(--set engine=...)"
+            ) from error
         seconds = time.perf_counter() - began
         self._counts["engine_s"] += seconds
         told = iter(zip(asking, outputs, strict=True))
@@ -245,6 +254,15 @@ class VllmWatcher:
             window, times_us, self._prompt, said.text, 2, stopped,
             model_s=seconds, input_tokens=tokens_in, output_tokens=tokens_out,
         )  # fmt: skip
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What vLLM raises where it is asked what it cannot do: errors of its own, ValueError in earlier versions."""
+    try:
+        from vllm.exceptions import VLLMClientError
+    except ImportError:
+        return (ValueError,)
+    return ValueError, VLLMClientError
 
 
 def _version() -> str:

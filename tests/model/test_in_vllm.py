@@ -22,6 +22,7 @@ from pipeline.frames import Frames
 from pipeline.plan import Window
 
 S = 1_000_000
+MOST_FRAMES = 4
 ANSWER = '{"events":[{"start":0.5,"end":1.5,"kind":"a","text":"x","confidence":0.9}]}'
 
 
@@ -66,8 +67,9 @@ def test_several_ranks_are_the_engines_own() -> None:
 
 
 @pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """A module in vLLM's place that takes calls as vLLM does and answers each prompt with the same events."""
+def installed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A module in vLLM's place that takes calls as vLLM does and answers each prompt with the same events; of a prompt
+    of more than `MOST_FRAMES` frames it says that it is too long. With False for a parameter it is an older one."""
     calls: list[Any] = []
 
     class LLM:
@@ -79,10 +81,22 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
         def generate(self, prompts: list[Any], params: list[Any], use_tqdm: bool) -> list[Any]:
             calls.append((prompts, params))
+            assert prompts, "the engine is asked nothing"
+            if any(len(p["multi_modal_data"]["video"][0][0]) > MOST_FRAMES for p in prompts):
+                raise refusal("The decoder prompt (length 9) is longer than the maximum model length of 8.")
             said = SimpleNamespace(text=ANSWER, token_ids=[1, 2], finish_reason="stop")
             return [SimpleNamespace(outputs=[said], prompt_token_ids=[1] * 9) for _ in prompts]
 
-    module, sampling = ModuleType("vllm"), ModuleType("vllm.sampling_params")
+    class VLLMClientError(Exception):
+        """As vLLM's: no ValueError."""
+
+    refusal: type[Exception] = VLLMClientError if getattr(request, "param", True) else ValueError
+    module, sampling, own = (ModuleType(f"vllm{name}") for name in ("", ".sampling_params", ".exceptions"))
+    own.VLLMClientError = VLLMClientError  # type: ignore[attr-defined]
+    if refusal is ValueError:  # an earlier version, without them
+        monkeypatch.setitem(sys.modules, "vllm.exceptions", None)
+    else:
+        monkeypatch.setitem(sys.modules, "vllm.exceptions", own)
     module.LLM, module.SamplingParams = LLM, SimpleNamespace  # type: ignore[attr-defined]
     sampling.StructuredOutputsParams = SimpleNamespace  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vllm", module)
@@ -104,6 +118,20 @@ def test_windows_become_events(installed: list[Any], tmp_path: Path) -> None:
     assert [p["multi_modal_data"]["video"][0][1]["frames_indices"] for p in prompts] == [[0, 500]] * 3
     assert params[0].temperature == 0.0 and params[0].structured_outputs.json["type"] == "object"
     assert model.report()["prefill_tokens"] == 27  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("installed", [True, False], indirect=True)
+def test_a_window_that_is_too_long_is_refused_and_the_engine_stays(installed: list[Any]) -> None:
+    """ModelError, which leaves the replica alive (workers/schedule.py shows the batch's windows alone after that)."""
+    model = find_model("vllm:org/name").load({})
+    good, long = (Window("v", 0, 0, 8 * S), frames([0])), (Window("v", 1, 0, 8 * S), frames([0] * (MOST_FRAMES + 1)))
+    with pytest.raises(ModelError, match=r"5 frames: .* longer than the maximum .* shorter --window"):
+        model.watch([good, long])
+    (answer,) = model.watch([good])
+    assert answer.answer == ANSWER
+    asked = len(installed)
+    (nothing,) = model.watch([(Window("v", 2, 0, S), frames([]))])
+    assert nothing.events == () and model.watch([]) == [] and len(installed) == asked
 
 
 def test_without_vllm_there_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
