@@ -8,12 +8,13 @@ from typing import Any
 
 import yaml
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C: a tenth of the time for these large files
 CLUSTER_AT = {"RayCluster": (), "RayJob": ("rayClusterSpec",), "RayService": ("rayClusterConfig",)}
 
 
 def strict_schema(crd: Path) -> dict[str, Any]:
     """The schema of version v1, with fields that it does not know refused, as `kubectl --validate=strict` does."""
-    versions = yaml.safe_load(crd.read_text())["spec"]["versions"]
+    versions = yaml.load(crd.read_text(), Loader=LOADER)["spec"]["versions"]
     (served,) = [v["schema"]["openAPIV3Schema"] for v in versions if v["name"] == "v1"]
     schema = _strict(served)
     schema["properties"]["metadata"] = {"type": "object"}  # the API server's own

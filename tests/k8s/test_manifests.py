@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 import importlib.util
 import json
 import re
-import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -18,7 +16,6 @@ import jsonschema
 import pytest
 import yaml
 
-from jobs import run
 from tests.conftest import SHARED
 from tests.k8s.kustomize import build
 from tests.k8s.schema import cluster_of, groups_of, operator_complaints, strict_schema
@@ -178,27 +175,6 @@ def test_gpus_are_for_gangs_and_a_laptop_has_none() -> None:
             assert not any(gpus.values())
         else:
             assert gpus == {"head": None, "decode": None, "gang": "8"}
-
-
-@pytest.mark.parametrize("folder", [f for f, thing in RAY_OBJECTS if thing["kind"] == "RayJob"])
-def test_the_entrypoint_is_a_command_that_run_understands(folder: str) -> None:
-    (config,) = [o["data"] for o in BUILT[folder] if o["kind"] == "ConfigMap"]
-    (job,) = [o for o in BUILT[folder] if o["kind"] == "RayJob"]
-    command = job["spec"]["entrypoint"]
-    for name, value in config.items():
-        command = command.replace(f"${name}", value)
-    words = shlex.split(command)
-    assert words[:2] == ["secondsight", "run"] and words[words.index("||") :] == [
-        "||",
-        "test",
-        "$?",
-        "-eq",
-        str(run.EXIT_FAILURES),
-    ]
-    parser = argparse.ArgumentParser()
-    run.add_arguments(parser)
-    args = parser.parse_args(words[2 : words.index("||")])
-    assert args.archive == [config["SECONDSIGHT_ARCHIVE"]] and args.log == config["SECONDSIGHT_LOG"]
 
 
 def test_what_is_served_is_there_and_its_secrets_are_documented() -> None:
