@@ -12,14 +12,12 @@ import ray
 
 from pipeline.errors import ModelError
 from pipeline.event import WindowEvents
+from workers.ends import Ends
 from workers.failures import Failure, understand
 from workers.replica import Replica
 from workers.report import add_up
 from workers.work import Batch
 
-MAX_START_FAILURES = 3  # in a row, while no replica is up
-MAX_DEATHS = 12  # in a row, without one window answered in between
-MANY_ENDS = 3  # likewise, blamed or not, are told of as what is stuck
 CALL_S = 0.25  # a call holds about so much work: short windows go many at a time
 CALL_WINDOWS = 512  # but no more than these
 LOOK_S = 0.25  # between two looks at whether idle replicas live
@@ -79,11 +77,8 @@ class Pool:
         self._going: frozenset[str] = frozenset()
         self._gone: frozenset[str] = frozenset()
         self._none_since = time.monotonic()
-        self._failures_in_a_row = 0
-        self._deaths_in_a_row = 0
         self._window_s: float | None = None  # wall time that one window takes in a call, lately
-        self.deaths = 0
-        self._ends: list[tuple[float, str]] = []  # since the last answer: when, and how
+        self._ends = Ends()
 
     @property
     def up(self) -> int:
@@ -98,11 +93,14 @@ class Pool:
         """Wall seconds that one window takes a replica, lately; None before the first answer."""
         return self._window_s
 
+    @property
+    def deaths(self) -> int:
+        """Replicas that were up and have ended, whoever did it."""
+        return self._ends.deaths
+
     def unanswered_ends(self) -> tuple[float, str] | None:
         """Since when (monotonic seconds) replicas end without any answer in between, and how; None where few did."""
-        if len(self._ends) < MANY_ENDS:
-            return None
-        return self._ends[0][0], f"{len(self._ends)} ended without an answer, the last: {self._ends[-1][1]}"
+        return self._ends.unanswered()
 
     def busy(self) -> Iterator[Member]:
         """The replicas that work on a batch now."""
@@ -142,7 +140,7 @@ class Pool:
         for member in [m for m in self._free if m.leaving]:
             self._free.remove(member)
             self._drained(member)
-        while len(self._starting) + staying < self.count:
+        while len(self._starting) + staying < self.count and now >= self._ends.start_at:
             self._numbers += 1
             replica = self._start(f"replica-{self._numbers}")
             self._starting[replica.ready()] = Member(replica, now)
@@ -150,7 +148,8 @@ class Pool:
         if self.up:
             self._none_since = now
         elif self.count and now - self._none_since > self._startup_s:
-            raise ModelError(f"no replica came up within {self._startup_s:.0f} s; one needs {self._needs}")
+            why = f"; the last that failed: {self._ends.why_not_up}" if self._ends.why_not_up else ""
+            raise ModelError(f"no replica came up within {self._startup_s:.0f} s; one needs {self._needs}{why}")
 
     # --- Work.
 
@@ -192,8 +191,7 @@ class Pool:
         self._window_s = window_s if self._window_s is None else 0.7 * self._window_s + 0.3 * window_s
         outcome = Outcome(batch, member.name, events, None, member.since)
         self._set_free(member, now)
-        self._deaths_in_a_row = 0
-        self._ends.clear()
+        self._ends.answered()
         return outcome
 
     def overdue(self) -> list[Outcome]:
@@ -231,18 +229,14 @@ class Pool:
         member = self._starting.pop(ref)
         try:
             member.nodes = tuple(ray.get(ref))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - sorted by `understand`
             member.replica.stop()
             failure = understand(error)
-            if failure.what == "model":
-                raise ModelError(failure.detail) from None
-            if failure.what == "node":
-                return
-            self._failures_in_a_row += 1
-            if self._failures_in_a_row >= MAX_START_FAILURES and not self.up:
-                raise ModelError(f"no replica can be started: {failure.detail}") from error
+            if failure.what != "node":
+                self._ends.not_started(failure, member.since, others=bool(self.up or self._starting))
+                self._tell("retry", member.name, "", f"it did not come up: {failure.detail}")
             return
-        self._failures_in_a_row = 0
+        self._ends.came_up()
         self._set_free(member, time.monotonic())
         self._tell("replica_up", member.name, ",".join(member.nodes), "")
 
@@ -261,7 +255,7 @@ class Pool:
         batch = member.batch
         assert batch is not None
         outcome = Outcome(batch, member.name, None, failure, member.since)
-        if failure.what in ("model", "lost"):  # the replica is well
+        if failure.what in ("model", "lost", "full"):  # the replica is well
             self._set_free(member, time.monotonic())
             return outcome
         if self._gone.intersection(member.nodes) and failure.what == "died":
@@ -271,14 +265,9 @@ class Pool:
 
     def _died(self, member: Member, detail: str, blame: bool) -> None:
         member.replica.stop()
-        self.deaths += 1
-        self._ends.append((time.monotonic(), detail))
         self._tell("replica_died", member.name, ",".join(member.nodes), detail)
-        if not blame:
-            return
-        self._deaths_in_a_row += 1
-        if self._deaths_in_a_row >= MAX_DEATHS:
-            raise ModelError(f"{MAX_DEATHS} replicas died in a row without answering a window; the last: {detail}")
+        over = member.batch.members[0].window.video_id if member.batch is not None else member.name
+        self._ends.died(detail, over, blame, self.count)
 
 
 def _answers(events: object, batch: Batch) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import re
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from pipeline.errors import ModelError, VideoError
 from pipeline.storage import filesystem, local_path, video_error
@@ -16,6 +19,10 @@ HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 READ_AT_ONCE = 256 << 20  # one pread; Linux gives at most 2 GiB
 FETCH = 16 << 20  # one remote request
 FETCHES = 8  # remote requests in flight
+TRIES = 6  # of a remote request that fails in a way that may pass,
+BACK_OFF_S = 0.5  # with such a pause before the second; doubled before each further one
+
+_T = TypeVar("_T")
 
 
 class Source(Protocol):
@@ -126,18 +133,18 @@ class RemoteSource:
     def names(self) -> list[str]:
         """The names of the files there."""
         try:
-            return sorted(str(found).rpartition("/")[2] for found in self._fs.ls(self._root, detail=False))
-        except Exception as error:
-            raise _model_error(video_error(self.path, error)) from error
+            found = _patiently(self.path, lambda: self._fs.ls(self._root, detail=False))
+        except VideoError as failure:
+            raise _model_error(failure) from failure.__cause__
+        return sorted(str(name).rpartition("/")[2] for name in found)
 
     def size(self, name: str) -> int | None:
         try:
-            return int(self._fs.info(f"{self._root}/{name}")["size"])
-        except Exception as error:
-            failure = video_error(f"{self.path}/{name}", error)
+            return int(_patiently(f"{self.path}/{name}", lambda: self._fs.info(f"{self._root}/{name}")["size"]))
+        except VideoError as failure:
             if failure.reason == "vanished":
                 return None
-            raise _model_error(failure) from error
+            raise _model_error(failure) from failure.__cause__
 
     def read_into(self, name: str, start: int, buffer: memoryview) -> None:
         view = buffer.cast("B")
@@ -153,19 +160,29 @@ class RemoteSource:
 
     def _range(self, name: str, start: int, end: int) -> bytes:
         uri = f"{self.path}/{name}"
-        for attempt in (1, 2, 3):
-            try:
-                data: Any = self._fs.cat_file(f"{self._root}/{name}", start=start, end=end)
-                break
-            except Exception as error:
-                failure = video_error(uri, error)
-                if failure.reason != "storage" or attempt == 3:
-                    raise _model_error(failure) from error
+        try:
+            data: Any = _patiently(uri, lambda: self._fs.cat_file(f"{self._root}/{name}", start=start, end=end))
+        except VideoError as failure:
+            raise _model_error(failure) from failure.__cause__
         if len(data) != end - start:
             raise ModelError(
                 f"{uri}: bytes {start}-{end} came back as {len(data)} bytes: cut off, or changed meanwhile"
             )
         return bytes(data)
+
+
+def _patiently(uri: str, request: Callable[[], _T]) -> _T:
+    """What the store answers; one that fails or is busy is asked again. Raises VideoError."""
+    for tries in range(1, TRIES + 1):
+        try:
+            return request()
+        except Exception as error:
+            failure = video_error(uri, error)
+            if failure.reason != "storage" or tries == TRIES:
+                raise failure from error
+        # At random, so that the requests of many replicas do not come back together.
+        time.sleep(BACK_OFF_S * 2 ** (tries - 1) * random.uniform(0.5, 1.0))
+    raise AssertionError
 
 
 def _model_error(error: VideoError) -> ModelError:

@@ -192,3 +192,31 @@ def test_hostile_headers_are_refused(tmp_path: Path, content: bytes, said: str) 
         read_header(LocalSource(str(tmp_path)), "model.safetensors")
     assert str(tmp_path) in str(caught.value)
     assert len(str(caught.value)) < 1000
+
+
+def test_a_store_that_is_busy_for_a_while_is_asked_again_with_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+
+    from model.checkpoint import source
+
+    memory, pauses = fsspec.filesystem("memory"), []
+    memory.pipe("/busy/weights", b"0123456789")
+    fails, give = [0], type(memory).cat_file
+
+    def cat_file(self: Any, path: str, **span: Any) -> bytes:
+        if fails[0]:
+            fails[0] -= 1
+            raise OSError("503 Slow Down")
+        return bytes(give(self, path, **span))
+
+    monkeypatch.setattr(type(memory), "cat_file", cat_file)
+    monkeypatch.setattr(source.time, "sleep", pauses.append)
+    remote = source.open_source("memory://busy")
+    fails[0] = source.TRIES - 1
+    assert source.read(remote, "weights", 2, 5) == b"234"
+    assert all(source.BACK_OFF_S * 2**i / 2 <= s <= source.BACK_OFF_S * 2**i for i, s in enumerate(pauses))
+    assert len(pauses) == source.TRIES - 1 and fails[0] == 0
+    fails[0] = source.TRIES
+    with pytest.raises(ModelError, match="memory://busy/weights: reading failed"):
+        source.read(remote, "weights", 2, 5)
+    assert remote.size("absent") is None and len(pauses) == 2 * (source.TRIES - 1)

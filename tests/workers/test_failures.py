@@ -10,8 +10,9 @@ import ray
 
 from pipeline.event import WindowEvents
 from pipeline.plan import Window
+from workers.ends import MANY_ENDS
 from workers.failures import understand
-from workers.pool import MANY_ENDS, Outcome, Pool
+from workers.pool import Outcome, Pool
 from workers.work import Batch, Decoded, Waiting
 
 pytestmark = pytest.mark.usefixtures("ray_session")
