@@ -2,24 +2,22 @@
 
 What a model writes is checked, not believed: a sentence stands only if it cites events that it was shown, and if every
 time that it names lies in one of those. Event texts come out of videos and models: they may say anything, even orders
-to the model, so the model gets them as data and its answer is held to the citations.
+to the model, so the model gets them as data and its answer is held to the citations. Times count as they are named in
+figures (sentences.py), those that are quoted from an event's text do not; lengths of time are not checked.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from pipeline.clock import format_time, parse_time
+from pipeline.clock import format_time
 from pipeline.errors import UsageError
-from pipeline.plan import SECOND_US
 from pipeline.search.ask import Evidence, Found
-
-#: A time in an answer may be off by so much: people round.
-SLACK_US = SECOND_US
+from pipeline.search.sentences import CITATION, sentences, times
 
 INSTRUCTIONS = """\
 You answer questions about videos from a list of events that were seen in them. Each line of EVENTS is a JSON object \
@@ -29,10 +27,8 @@ Answer in the language of the question, in at most five short sentences. Use not
 sentence with the numbers of the events it rests on, as [1] or [2][3]. Write times as they stand in the events.
 If the events do not answer the question, write only: NO SUPPORT"""
 
-_CITATION = re.compile(r"\[(\d{1,6}(?:\s*,\s*\d{1,6})*)\]")
-_TIME = re.compile(r"(?<![\d:.])\d{1,3}(?::\d{2}){1,2}(?:\.\d{1,6})?")
-#: A sentence ends at its mark and the citations behind it, or at the end of its line.
-_SENTENCE = re.compile(r"[^.!?。！？\n]*(?:\.(?=\d)[^.!?。！？\n]*)*(?:[.!?。！？]+|\n|$)(?:\s*\[[\d,\s]+\])*[.。]?")
+#: What is said of an event in its own words.
+_QUOTED = re.compile(r"[\"“”「『]([^\"“”「」『』\n]{1,500})[\"“”」』]|(?<!\w)['‘]([^'‘’\n]{1,500})['’](?!\w)")
 
 
 class Chat(Protocol):
@@ -82,7 +78,7 @@ def answer(found: Found, chat: Chat) -> Answer:
 def _line(e: Evidence) -> str:
     said = {
         "n": e.number,
-        "video": e.name.rsplit("/", 1)[-1],
+        "video": _short(e.name),
         "from": format_time(e.event["start_us"] // 1000 * 1000),
         "to": format_time(e.event["end_us"] // 1000 * 1000),
         "kind": e.event["kind"],
@@ -99,11 +95,13 @@ def checked(said: str, evidence: Sequence[Evidence], model: str) -> Answer:
     kept: list[str] = []
     struck: list[str] = []
     cited: dict[int, None] = {}
-    for sentence in (s[0].strip() for s in _SENTENCE.finditer(said[:20_000])):
-        if not re.search(r"\w", _CITATION.sub("", sentence)) or "NO SUPPORT" in sentence:
+    names = {_short(e.name) for e in evidence}
+    for sentence in sentences(said[:20_000], names):
+        if not re.search(r"\w", CITATION.sub("", sentence)) or "NO SUPPORT" in sentence:
             continue
-        numbers = [int(n) for group in _CITATION.findall(sentence) for n in group.split(",")]
-        if numbers and all(n in by_number for n in numbers) and _times_fit(sentence, [by_number[n] for n in numbers]):
+        numbers = [int(n) for group in CITATION.findall(sentence) for n in group.split(",")]
+        fits = numbers and all(n in by_number for n in numbers)
+        if fits and _times_fit(sentence, [by_number[n] for n in numbers], names):
             kept.append(sentence)
             cited.update(dict.fromkeys(numbers))
         else:
@@ -112,17 +110,27 @@ def checked(said: str, evidence: Sequence[Evidence], model: str) -> Answer:
     return Answer(" ".join(kept), citations, tuple(struck), model)
 
 
+def _short(name: str) -> str:
+    return name.rsplit("/", 1)[-1]
+
+
 def _citation(e: Evidence) -> Citation:
     return Citation(e.number, e.name, e.event["video_id"], e.event["event_id"], e.event["start_us"])
 
 
-def _times_fit(sentence: str, cited: Sequence[Evidence]) -> bool:
-    """Whether every time that a sentence names lies in (or a second beside) an event that it cites."""
-    for said in _TIME.findall(_CITATION.sub("", sentence)):
-        try:
-            us = parse_time(said)
-        except UsageError:
-            return False
-        if not any(e.event["start_us"] - SLACK_US <= us <= e.event["end_us"] + SLACK_US for e in cited):
-            return False
-    return True
+def _times_fit(sentence: str, cited: Sequence[Evidence], names: Collection[str]) -> bool:
+    """Whether every time that a sentence names lies in (or about a second beside) an event that it cites."""
+    said = CITATION.sub(" ", sentence)
+    for name in names:
+        said = said.replace(name, " ")  # a name may look like a time: clip 10s.mp4
+    texts = [" ".join(e.event["text"].casefold().split()) for e in cited]
+    said = _QUOTED.sub(lambda q: " " if any((q[1] or q[2]).strip().casefold() in t for t in texts) else q[0], said)
+    edges = [us for e in cited for us in (e.event["start_us"], e.event["end_us"])]
+    try:
+        return all(
+            any(e.event["start_us"] - t.slack_us <= t.us <= e.event["end_us"] + t.slack_us for e in cited)
+            or (t.perhaps_length and any(abs(t.us - (b - a)) <= t.slack_us for a in edges for b in edges))
+            for t in times(said)
+        )
+    except UsageError:
+        return False

@@ -127,7 +127,9 @@ def test_answers_are_held_to_their_citations(asked: Any) -> None:
     "said", ["", "[1]", "[[1]", "\n" * 1000, "x" * 100_000, "[1,]. a", "12:99 [1].", "他离开了[1]。"]
 )
 def test_whatever_a_model_says_is_checked(said: str) -> None:
-    evidence = [Evidence(1, "match", 1, {"video_id": "v", "event_id": "e", "start_us": 0, "end_us": 5}, "a.mp4")]
+    evidence = [
+        Evidence(1, "match", 1, {"video_id": "v", "event_id": "e", "start_us": 0, "end_us": 5, "text": ""}, "a.mp4")
+    ]
     found = checked(said, evidence, "m")
     assert found.text in ("", "他离开了[1]。") and all(c.number == 1 for c in found.citations)
 
