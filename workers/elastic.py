@@ -10,7 +10,6 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
 
 from ray.autoscaler.sdk import request_resources
 
@@ -20,7 +19,7 @@ from workers.nodes import NodeWatch
 from workers.pool import Member, Pool
 from workers.report import Progress
 from workers.schedule import Schedule
-from workers.shares import Shares
+from workers.shares import Shares, room_for
 from workers.steer import Steer
 from workers.streams import Streams
 from workers.teller import Teller
@@ -137,13 +136,7 @@ class Elastic:
     # --- The autoscaler.
 
     def _ask(self, replicas: int) -> None:
-        """Ask for room for so many replicas and the decoders that keep them busy; 0: nothing is needed any more."""
-        share = {"CPU": self._profile.cpus, "GPU": self._profile.gpus}
-        bundles: list[dict[str, Any]] = []
-        if rank := {resource: amount for resource, amount in share.items() if amount}:
-            bundles += [rank] * (replicas * self._profile.ranks)
-        if replicas and self._steer.decode_s is not None and self._steer.watch_s:
-            bundles += [{"CPU": 1}] * min(10_000, round(replicas * self._steer.decode_s / self._steer.watch_s))
+        bundles = room_for(replicas, self._profile, self._steer.decode_s, self._steer.watch_s)
         with contextlib.suppress(Exception):  # a hint: a cluster without an autoscaler has no use for it
             request_resources(bundles=bundles)
 

@@ -9,6 +9,8 @@ from model.interface import ModelProfile
 
 FRAMES_BYTES = 256 << 20  # of frames in flight for each replica and each decoder, at most
 FRAMES_PART = 0.4  # of the object store, at most: it also holds what is being written and read
+GPU_DECODERS = 8  # for each GPU, that the autoscaler is asked for at most
+MOST_DECODERS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +62,23 @@ def share_out(
         budget_bytes=int(min(FRAMES_PART * store, FRAMES_BYTES * (replicas + decoders))),
         needs=needs + (f" in {profile.ranks} processes" if profile.ranks > 1 else ""),
     )
+
+
+def room_for(
+    replicas: int, profile: ModelProfile, decode_s: float | None, watch_s: float | None
+) -> list[dict[str, float]]:
+    """What the autoscaler is asked for: so many replicas and the decoders that keep them busy (`decode_s`, `watch_s`:
+    of one window), as bundles; none for 0 replicas.
+
+    Ray's autoscaler (v2) does nothing at all about a request that its largest cluster cannot hold, so decoders are
+    asked for within what goes with the replicas: some for each GPU, on CPUs as many as `share_out` leaves them.
+    """
+    share = {"CPU": float(profile.cpus), "GPU": float(profile.gpus)}
+    rank = {resource: amount for resource, amount in share.items() if amount}
+    bundles = [rank] * (replicas * profile.ranks) if rank else []
+    if replicas and decode_s is not None and watch_s:
+        most = replicas * profile.ranks * (GPU_DECODERS * profile.gpus or profile.cpus)
+        if profile.most_replicas:  # a server does the work, and the decoders may have all CPUs
+            most = MOST_DECODERS
+        bundles += [{"CPU": 1.0}] * int(min(MOST_DECODERS, most, round(replicas * decode_s / watch_s)))
+    return bundles
