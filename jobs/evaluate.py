@@ -73,12 +73,13 @@ def score(
 
 def find_videos(query: Query, names: Iterable[str], run: str | None = None) -> dict[str, Match]:
     """The videos of a log that are meant by names of a ground truth: the last part of their path, with or without
-    suffix, and with or without the "v_" that ActivityNet's files have before the name."""
+    suffix, with or without the "v_" that ActivityNet's files have before the name, or with the beginning of the id
+    behind it (`pipeline.export.short_names`)."""
     by_stem: dict[str, list[str]] = {}
     for entry in query.entries(run):
         for uri in entry.uris:
             stem = uri.rsplit("/", 1)[-1].rsplit(".", 1)[0]
-            for key in {stem, stem.removeprefix("v_")}:
+            for key in {stem, stem.removeprefix("v_"), f"{stem}_{entry.video_id[:8]}"}:
                 by_stem.setdefault(key, []).append(entry.video_id)
     found = {}
     for name in names:

@@ -48,13 +48,13 @@ def main(args: argparse.Namespace) -> int:
         _need_out(args, "a folder")
         _write_all(args, fiftyone(films, lambda name: os.path.abspath(name) if local_path(name) else name))
     elif args.format in ("vtt", "srt"):
-        subtitles = {film.name: (webvtt if args.format == "vtt" else srt)(film) for film in films}
+        subtitles = {film.video_id: (webvtt if args.format == "vtt" else srt)(film) for film in films}
         if len(films) == 1 and (args.out is None or Path(args.out).suffix == f".{args.format}"):
-            _write(args, subtitles[films[0].name])
+            _write(args, subtitles[films[0].video_id])
         else:
             _need_out(args, f"a folder: these are the subtitles of {len(films)} videos")
-            names = short_names(films)
-            _write_all(args, {f"{_file(names[n])}.{args.format}": text for n, text in subtitles.items()})
+            names = short_names(films, _file)
+            _write_all(args, {f"{names[video_id]}.{args.format}": text for video_id, text in subtitles.items()})
     else:
         _write(args, activitynet(films, f"secondsight {args.log}") if args.format == "activitynet" else table(films))
     return 0
@@ -63,18 +63,18 @@ def main(args: argparse.Namespace) -> int:
 def _films(log: str, query: Query, args: argparse.Namespace) -> list[Exported]:
     from pipeline.log import EventLog
 
-    matches = sorted(query.matches(args.video, args.run), key=lambda match: match.name)
+    matches = sorted(query.matches(args.video, args.run), key=lambda m: (m.name, m.entry.video_id))
     if not matches:
         raise UsageError(f"{log} holds no video" + (f" of run {args.run!r}" if args.run else " that is done"))
     rows = EventLog.open(log).snapshot().table("videos", ["video_id", "run_id", "width", "height"]).to_pylist()
     sizes = {(row["video_id"], row["run_id"]): (row["width"], row["height"]) for row in rows}
     films = []
-    for match in {m.entry.video_id: m for m in matches}.values():
+    for match in matches:
         entry = match.entry
         events = [e for e in events_of(query, match) if not args.kind or e["kind"] in args.kind]
         width, height = sizes.get((entry.video_id, entry.run_id), (None, None))
         name = entry.uris[0] if match.name == entry.video_id and entry.uris else match.name
-        films.append(Exported(name, entry.duration_us, width, height, events))
+        films.append(Exported(entry.video_id, name, entry.duration_us, width, height, events))
     return films
 
 
@@ -103,5 +103,6 @@ def _write_all(args: argparse.Namespace, files: dict[str, str]) -> None:
 
 
 def _file(name: str) -> str:
-    """A name for a file, of whatever a video is called."""
-    return "".join("_" if c in '/\\:*?"<>|' or not c.isprintable() else c for c in name)[-150:] or "video"
+    """A name for a file, of whatever a video is called, of 200 bytes at most."""
+    plain = "".join("_" if c in '/\\:*?"<>|' or not c.isprintable() else c for c in name)
+    return plain.encode()[-200:].decode(errors="ignore") or "video"

@@ -21,6 +21,7 @@ MOMENT_US, SHORT_US = SECOND_US, SECOND_US // 10
 class Exported:
     """A video with its events: rows of the log, in order of start."""
 
+    video_id: str
     name: str  # the name it is known by: a path or URI, or its id
     duration_us: int | None
     width: int | None
@@ -32,16 +33,17 @@ def activitynet(videos: Iterable[Exported], version: str) -> str:
     """The layout of ActivityNet's JSON (https://activity-net.org/download.html), which `secondsight evaluate` reads.
 
     Beside what the format knows, an annotation has `text`, exact `start_us` and `end_us`, `confidence`, `event_id`.
-    A video is named by the last part of its name without suffix where that is its own, else by all of it.
+    Videos are named as `short_names` says.
     """
     films = list(videos)
     names = short_names(films)
     database = {
-        names[film.name]: {
+        names[film.video_id]: {
             "duration": (film.duration_us or 0) / SECOND_US,
             "subset": "",
             "resolution": f"{film.width}x{film.height}" if film.width and film.height else "",
             "url": film.name,
+            "video_id": film.video_id,
             "annotations": [_annotation(event) for event in film.events],
         }
         for film in films
@@ -62,11 +64,22 @@ def _annotation(event: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def short_names(films: Sequence[Exported]) -> dict[str, str]:
-    """The last part of each name without its suffix, or all of it where two would be the same."""
-    stems = {film.name: film.name.rsplit("/", 1)[-1].rsplit(".", 1)[0] or film.name for film in films}
-    counts = Counter(stems.values())
-    return {name: stem if counts[stem] == 1 else name for name, stem in stems.items()}
+def short_names(films: Sequence[Exported], spelled: Callable[[str], str] = str) -> dict[str, str]:
+    """A name of its own for each video, by its id, as `spelled` writes it: the last part of its name without the
+    suffix; where others are called so too, all of its name; where contents share that, the former and the id's
+    beginning."""
+    choices = {}
+    for film in films:
+        stem = film.name.rsplit("/", 1)[-1].rsplit(".", 1)[0] or film.name
+        choices[film.video_id] = [stem, film.name, f"{stem}_{film.video_id[:8]}", f"{stem}_{film.video_id}"]
+    while True:
+        names = {video_id: spelled(choice[0]) for video_id, choice in choices.items()}
+        counts = Counter(names.values())
+        shared = [v for v, name in names.items() if counts[name] > 1 and len(choices[v]) > 1]
+        if not shared:
+            return names
+        for video_id in shared:
+            del choices[video_id][0]
 
 
 def webvtt(film: Exported) -> str:
@@ -125,7 +138,7 @@ def _clock(ms: int, point: str) -> str:
     return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{point}{ms:03}"
 
 
-_COLUMNS = ("event_id", "start_us", "end_us", "kind", "text", "confidence", "model", "run_id", "attributes")
+_COLUMNS = ("video_id", "event_id", "start_us", "end_us", "kind", "text", "confidence", "model", "run_id", "attributes")
 
 
 def table(videos: Iterable[Exported]) -> str:
@@ -147,7 +160,7 @@ def fiftyone(videos: Iterable[Exported], path_of: Callable[[str], str]) -> dict[
     films = list(videos)
     names = short_names(films)
     labels = {
-        names[film.name]: [
+        names[film.video_id]: [
             {
                 "label": event["kind"],
                 "timestamps": [
@@ -163,8 +176,13 @@ def fiftyone(videos: Iterable[Exported], path_of: Callable[[str], str]) -> dict[
     }
     classes = sorted({event["kind"] for film in films for event in film.events})
     # Its importer takes the suffix off the keys of data.json, and what comes after the last dot of any name for one.
-    places = {f"{names[film.name]}.{film.name.rsplit('.', 1)[-1]}": path_of(film.name) for film in films}
+    places = {f"{names[film.video_id]}.{_suffix(film.name)}": path_of(film.name) for film in films}
     return {
         "labels.json": json.dumps({"classes": classes, "labels": labels}, ensure_ascii=False, indent=1) + "\n",
         "data.json": json.dumps(places, ensure_ascii=False, indent=1) + "\n",
     }
+
+
+def _suffix(name: str) -> str:
+    last = name.rsplit("/", 1)[-1]
+    return last.rsplit(".", 1)[1] if "." in last else "video"

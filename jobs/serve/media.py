@@ -251,7 +251,7 @@ async def export(
         match = site.archive.find(video, run)
         events = as_rows(site.archive.query.overlapping(match, -(2**62), 2**62, Filter(kind)))
         width, height = site.size(match.entry.video_id)
-        film = Exported(match.name, match.entry.duration_us, width, height, events)
+        film = Exported(match.entry.video_id, match.name, match.entry.duration_us, width, height, events)
         if format in ("csv", "activitynet"):
             text = table([film]) if format == "csv" else activitynet([film], f"secondsight {site.archive.uri}")
         else:
