@@ -66,7 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--precision",
         choices=("float32", "bf16", "fp8", "int8", "int4"),
-        help="of the weights; int8, int4: of the experts alone; fp8: multiply in it where the GPU can"
+        help="of the weights; int8, int4: of the experts alone; fp8: multiply in it on Hopper GPUs"
+        " (compute capability 9.0: H100, H200), as stored on all others"
         " (default: as stored)",
     )
     model.add_argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ from model.experts.fp8 import Fp8Experts, can_multiply
 from model.experts.layer import ExpertParallel, ShardedExperts
 from model.experts.placement import Placement
 from pipeline.errors import ModelError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -66,6 +69,9 @@ def plan_model(
     if bits is not None:
         check_quantisable(config, bool(blocks), checkpoint.path)
     experts = []
+    multiply = fp8_arithmetic and block is not None and can_multiply(device, block, dtype)
+    if fp8_arithmetic and not multiply and rank == 0:
+        logger.warning("%s: experts are not multiplied in FP8 on %s, but in %s", checkpoint.path, device, dtype)
     for layer, (prefix, moe) in enumerate(blocks.items()):
         assert parallel is not None
         shape = ExpertShape(text.num_experts, text.hidden_size, text.moe_intermediate_size)
@@ -73,7 +79,6 @@ def plan_model(
         count = len(parallel.placement.held[layer][rank])
         weights: ExpertWeights
         if bits is None and keep_fp8 and block is not None and all(stays_fp8(read, shape, block) for read in reads):
-            multiply = fp8_arithmetic and can_multiply(device, block, dtype)
             weights = Fp8Experts(count, shape.hidden, shape.width, block, dtype, device, multiply)
         else:
             weights = best_form(count, shape.hidden, shape.width, dtype, device, packed, bits)

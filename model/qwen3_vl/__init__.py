@@ -28,6 +28,10 @@ BEHAVIOUR_VERSION = 1
 PRECISIONS = ("auto", "float32", "bf16", "fp8", "int8", "int4")
 DEVICES = ("cpu", "cuda")
 PLACEMENTS = ("contiguous", "measured")
+FP8_NOTICE = (
+    "--precision fp8: experts are multiplied in FP8 on Hopper GPUs alone (compute capability 9.0, such as H100 and "
+    "H200); all other devices widen them and multiply as with a checkpoint stored in FP8 and no --precision"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ class QwenSettings:
     """What a user may choose. `prompt`: a profile's name or a file; `prompt_text`: its content where the file may not
     be at hand (see `QwenFactory.for_cluster`). `ranks`: processes that share one replica's experts.
     `precision` auto: the checkpoint's own; int8, int4: of the experts, the rest as auto; fp8: experts of an FP8
-    checkpoint are multiplied in FP8 where the GPU can.
+    checkpoint are multiplied in FP8 where `model.experts.fp8.can_multiply`.
 
     `max_new_tokens`: of one answer. `batch_windows`: windows that one rank works on at once (0: 4 on a CPU, 16 on a
     GPU). `batch_tokens`: prompt and answer tokens of one batch. `vision_cache_mib`: memory for features of frames seen
@@ -148,7 +152,7 @@ class QwenFactory:
             cpus=float(chosen.threads),
             gpus=1.0 if chosen.device == "cuda" else 0.0,
             ranks=chosen.ranks,
-            notice=prompt.notice,
+            notice="\n".join(filter(None, (prompt.notice, FP8_NOTICE if chosen.precision == "fp8" else ""))),
             fps_multiple=1 if chosen.doubt is None else DENSER,
         )
 

@@ -107,6 +107,34 @@ def test_a_checkpoint_stored_in_fp8_is_the_one_that_the_definition_gives(moe: An
             store_fp8(str(stored), target)
 
 
+def test_fp8_that_is_not_multiplied_as_such_is_told_once(
+    moe: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from model.checkpoint import plan
+    from model.checkpoint.load import load_qwen3_vl
+
+    path = str(tiny.save(moe, tmp_path / "fp8", "hub", fp8=8))
+    for asked, able, said in ((False, False, 0), (True, False, 1), (True, True, 0)):
+        monkeypatch.setattr(plan, "can_multiply", lambda *_, able=able: able)
+        caplog.clear()
+        loaded = load_qwen3_vl(path, keep_fp8=True, fp8_arithmetic=asked)
+        assert sum("not multiplied in FP8 on cpu" in line for line in caplog.messages) == said
+        kept = [module.weights for module in loaded.model.modules() if type(module).__name__ == "ShardedExperts"]
+        assert {weights.arithmetic for weights in kept} == {asked and able}
+
+
+@pytest.mark.parametrize(("capability", "able"), [((8, 9), False), ((9, 0), True), ((10, 0), False), ((12, 0), False)])
+def test_hopper_alone_multiplies_in_fp8(
+    capability: tuple[int, int], able: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from model.experts.fp8 import can_multiply
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert can_multiply(torch.device("cuda"), (128, 128), torch.bfloat16) == able
+    assert not can_multiply(torch.device("cuda"), (64, 64), torch.bfloat16)
+    assert not can_multiply(torch.device("cuda"), (128, 128), torch.float32)
+
+
 def test_dense_and_tied(tmp_path: Path) -> None:
     from model.checkpoint.load import load_qwen3_vl
 

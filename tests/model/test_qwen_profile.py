@@ -49,6 +49,15 @@ def test_the_profile_is_known_without_torch(folders: dict[str, Path]) -> None:
     assert done.stdout.split() == ["2", "8", "32000000", "32"], done.stderr
 
 
+def test_who_asks_for_fp8_is_told_where_it_is_multiplied(folders: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "shapes.toml").write_text('user = "List."\nnotice = "knows shapes only"\n')
+    asked = {"prompt": str(tmp_path / "shapes.toml")}
+    plain, fp8 = (
+        QwenFactory(str(folders["moe"])).profile({**asked, **more}).notice for more in ({}, {"precision": "fp8"})
+    )
+    assert plain == "knows shapes only" and fp8.startswith(f"{plain}\n") and "Hopper" in fp8
+
+
 def test_answers_belong_to_weights_prompt_and_precision_and_not_to_how_they_are_computed(
     folders: dict[str, Path],
 ) -> None:
