@@ -20,14 +20,6 @@ from pipeline.frames import Frames
 from pipeline.plan import Window
 from tests.model.forked_ranks import run_jobs
 
-#: A prompt with one kind of short answer, so that a model of random weights both ends answers and is cut off in them.
-PROMPT = """
-user = "List the events."
-[answer]
-kinds = ["person", "vehicle"]
-max_events = 2
-max_text = 12
-"""
 WINDOW_US = 8_000_000
 #: frames, height, width of each test window: even, odd and single counts, several sizes
 SHAPES = [(4, 64, 96), (3, 64, 64), (1, 96, 64), (9, 32, 64), (2, 128, 96), (6, 64, 96)]

@@ -32,7 +32,7 @@ MEASURED = {
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("qwen")
-    (root / "short.toml").write_text(ranks.PROMPT)
+    (root / "short.toml").write_text(tiny_qwen.PROMPT)
     return {"prompt": root / "short.toml"} | {
         kind: tiny_qwen.save(root / kind, kind, seed=3) for kind in ("moe", "dense")
     }

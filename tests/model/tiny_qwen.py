@@ -13,6 +13,22 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 PROMPTS = Path(__file__).parents[2] / "model" / "prompts"
+#: A prompt with short answers, so that a model of random weights both ends answers and is cut off in them.
+PROMPT = """
+user = "List the events."
+[answer]
+kinds = ["person", "vehicle"]
+max_events = 2
+max_text = 12
+"""
+#: The same, about windows of four frames: files of seconds make several.
+PROMPT_2S = f"""{PROMPT}
+[sampling]
+fps = 2
+[window]
+length_s = 2
+overlap_s = 0
+"""
 VOCABULARY = 1024  # rows of the output layer; the tokenizer has fewer, as the published ones do
 CONTROL = [
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",

@@ -30,19 +30,6 @@ from pipeline.video import Source  # noqa: E402
 from tests.model import tiny_qwen  # noqa: E402
 from workers.flow import Progress  # noqa: E402
 
-PROMPT = """
-user = "List the events."
-[answer]
-kinds = ["person", "vehicle"]
-max_events = 2
-max_text = 12
-[sampling]
-fps = 2
-[window]
-length_s = 2
-overlap_s = 0
-"""
-
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -64,7 +51,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """A tiny mixture of experts of random weights, and a prompt file."""
     root = tmp_path_factory.mktemp("checkpoint")
-    (root / "short.toml").write_text(PROMPT)
+    (root / "short.toml").write_text(tiny_qwen.PROMPT_2S)
     return str(tiny_qwen.save(root / "moe", "moe", seed=3)), str(root / "short.toml")
 
 

@@ -39,19 +39,6 @@ BINARY = os.environ.get(VARIABLE) or shutil.which("llama-server")
 pytestmark = pytest.mark.skipif(BINARY is None, reason=f"no llama-server on PATH, none named by {VARIABLE}")
 SLOTS, CONTEXT = 2, 4096  # requests at once, tokens of each
 S = 1_000_000
-#: Short answers, so that a model of random weights comes to an end.
-PROMPT = """
-user = "List the events."
-[answer]
-kinds = ["person", "vehicle"]
-max_events = 2
-max_text = 12
-[sampling]
-fps = 2
-[window]
-length_s = 2
-overlap_s = 0
-"""
 
 
 class Server:
@@ -106,7 +93,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def prompt(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("prompt") / "short.toml"
-    path.write_text(PROMPT)
+    path.write_text(tiny_qwen.PROMPT_2S)
     return str(path)
 
 

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 def choice(tmp_path_factory: pytest.TempPathFactory) -> ModelChoice:
     """A tiny mixture of experts, two ranks."""
     root = tmp_path_factory.mktemp("gang")
-    (root / "short.toml").write_text(qwen_ranks.PROMPT)
+    (root / "short.toml").write_text(tiny_qwen.PROMPT)
     tiny_qwen.save(root / "moe", "moe", seed=3)
     return ModelChoice(str(root / "moe"), {"prompt": str(root / "short.toml"), "ranks": 2, "max_new_tokens": 64})
 
