@@ -171,9 +171,10 @@ class VllmFactory:
                 f"--model vllm:{self.path}: vLLM cannot be imported ({error}): pip install 'secondsight[vllm]', in an "
                 "environment without the qwen extra"
             ) from None
+        wrong: tuple[type[Exception], ...] = (TypeError, RuntimeError, *_refusals())
         try:
             engine = LLM(**engine_arguments(self.path, chosen))
-        except (TypeError, RuntimeError, *_refusals()) as error:
+        except wrong as error:
             raise ModelError(f"--model vllm:{self.path}: {' '.join(str(error).split())[:500]}") from error
         doubt = doubt_of(chosen.verify, chosen.verify_kinds)
         twice = None if doubt is None else SecondLooks(doubt, own_fps(chosen.fps, prompt))
