@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
 from model.interface import Model, ModelIdentity, ModelProfile
@@ -20,8 +20,8 @@ from model.qwen3_vl.asking import (
 )
 from model.qwen3_vl.verify import DENSER, Doubt, SecondLooks
 from model.served.address import TOKEN, Address, Secret, token
-from model.served.client import ChatClient, EventLoop, TimeLimits, run_once
-from model.served.dialect import DIALECTS, Served, find_out
+from model.served.client import ChatClient, EventLoop, Failed, TimeLimits, run_once
+from model.served.dialect import DIALECTS, Served, find_out, greet
 from model.served.pictures import Encoding
 from model.served.watcher import Asking, ServedWatcher
 from pipeline.errors import UsageError
@@ -32,6 +32,10 @@ BEHAVIOUR_VERSION = 1
 FACTOR = 32  # px: sides of Qwen3-VL's frames are multiples of it, so that the server does not resize them again
 LIMITS = TimeLimits()
 FRAMES = ("auto", "images", "video")
+#: Seconds at most: a replica that waits for longer, when it starts (900 s) or for one answer (an hour), is ended by the
+#: run (workers/settings.py) before it can say what is wrong.
+MOST_OUTAGE_S, MOST_S = 850.0, 3600.0
+FEW = 8  # requests at once: a slow server is given no more windows than that, a fast one twice as many
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +45,11 @@ class ServedSettings:
     for the others. `pictures`: png keeps every pixel, jpeg (quality 95) is smaller. `time_decimals`: of the times in
     text; 1 is Qwen3-VL's own form.
 
-    `in_flight`: requests at once, of one replica. `max_tokens`: of an answer. `token_variable`: the environment
-    variable with the server's token. `fingerprint`: stands for what the server says of its model in the configuration
-    hash, so that a new version of the server need not watch everything again. `body`: further fields of each request.
-    `connect_s` to `attempts`: see `client.TimeLimits`. `prompt` to `fps`: as of a Qwen3-VL checkpoint.
+    `in_flight`: requests at once, of one replica (None: what suits the server, see dialect.py). `max_tokens`: of an
+    answer. `token_variable`: the environment variable with the server's token. `fingerprint`: stands for what the
+    server says of its model and version in the configuration hash, so that a new version of the server need not watch
+    everything again. `body`: further fields of each request. `connect_s` to `attempts`: see `client.TimeLimits`.
+    `prompt` to `fps`: as of a Qwen3-VL checkpoint.
 
     `server` and `token` go from the driver to the replicas and are no choice: what the server said of itself, and the
     token that the driver's environment holds.
@@ -56,7 +61,7 @@ class ServedSettings:
     frames: str = "auto"
     pictures: str = "jpeg"
     time_decimals: int = 1
-    in_flight: int = 16
+    in_flight: int | None = None
     max_tokens: int = 1024
     token_variable: str = TOKEN
     fingerprint: str = ""
@@ -83,11 +88,13 @@ class ServedSettings:
         for name, choices in (("dialect", ("auto", *DIALECTS)), ("frames", FRAMES), ("pictures", get_args(Encoding))):
             if getattr(chosen, name) not in choices:
                 raise UsageError(f"{name} = {getattr(chosen, name)!r}: choose one of {', '.join(choices)}")
-        at_least(chosen, in_flight=1, max_tokens=16, attempts=1, time_decimals=1)
+        at_least(chosen, max_tokens=16, attempts=1, time_decimals=1)
+        if chosen.in_flight is not None:
+            at_least(chosen, in_flight=1)
         for name in ("connect_s", "first_s", "idle_s", "total_s", "outage_s"):
-            value = getattr(chosen, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e6:
-                raise UsageError(f"{name} = {value!r}: must be a number of seconds")
+            value, most = getattr(chosen, name), MOST_OUTAGE_S if name == "outage_s" else MOST_S
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= most:
+                raise UsageError(f"{name} = {value!r}: must be a number of seconds, {most:g} at most")
         if not isinstance(chosen.body, Mapping) or {"model", "messages", "stream"} & set(chosen.body):
             raise UsageError('body: a JSON object such as {"top_k": 1}, without model, messages and stream')
         doubt_of(chosen.verify, chosen.verify_kinds)
@@ -115,13 +122,14 @@ class ServedFactory:
         prompt, system = prompt_of(chosen.prompt, chosen.prompt_text)
         question = asked(prompt, system, chosen.doubt)
         served = self._served(chosen)
+        at_once = chosen.in_flight or served.in_flight
         path = self.address.name.rstrip("/")
         identity = ModelIdentity(
             name=path.rpartition("/")[2] if path.startswith("/") else path,
             weights_hash=served.hash,
             settings={
                 "served": BEHAVIOUR_VERSION,
-                "server": served.as_json(),
+                "server": served.identity,
                 "decoding": "greedy",
                 "max_tokens": chosen.max_tokens,
                 "frames": self._shown_as(chosen, served),
@@ -136,7 +144,7 @@ class ServedFactory:
             sampling_of(prompt, chosen.doubt, FACTOR),
             prompt.windowing or Windowing(),
             prompt.rules,
-            batch_windows=2 * chosen.in_flight,  # the next requests are there when the first are answered
+            batch_windows=at_once if at_once < FEW else 2 * at_once,  # the next are there when the first are answered
             notice=prompt.notice,
             fps_multiple=1 if chosen.doubt is None else DENSER,
             most_replicas=2,  # one asks while the other has just finished a batch; the server does the work
@@ -150,14 +158,15 @@ class ServedFactory:
     ) -> dict[str, Any]:
         """A prompt file's content, what the server said of itself and the token go along to the replicas."""
         chosen = ServedSettings.of(settings)
-        there = {"server": self._served(chosen).as_json(), "token": token(chosen.token_variable)}
+        there = {"server": asdict(self._served(chosen)), "token": token(chosen.token_variable)}
         return carried({**settings, **there})
 
     def summarise(self, settings: Mapping[str, Any], counted: Mapping[str, Any]) -> dict[str, Any]:
         return dict(counted)
 
     def load(self, settings: Mapping[str, Any]) -> Model:
-        """Connects. Raises ModelError where the server is not to be reached."""
+        """Connects. Raises ModelError where the server is not to be reached or refuses us, RuntimeError where it fails
+        (which may heal)."""
         chosen = ServedSettings.of(settings)
         served = self._served(chosen)
         prompt, system = prompt_of(chosen.prompt, chosen.prompt_text)
@@ -168,9 +177,13 @@ class ServedFactory:
         loop = EventLoop()
 
         async def connect() -> ChatClient:
-            client = self._client(chosen)
+            client = self._client(chosen, chosen.in_flight or served.in_flight)
             try:
                 await client.facts(f"{self.address.base}/models")
+                await greet(client)
+            except Failed as failed:
+                await client.close()
+                raise RuntimeError(str(failed)) from None
             except BaseException:
                 await client.close()
                 raise
@@ -182,8 +195,8 @@ class ServedFactory:
             loop.close()
             raise
 
-    def _client(self, chosen: ServedSettings) -> ChatClient:
-        return ChatClient(self.address, chosen.token or token(chosen.token_variable), chosen.limits, chosen.in_flight)
+    def _client(self, chosen: ServedSettings, in_flight: int = 1) -> ChatClient:
+        return ChatClient(self.address, chosen.token or token(chosen.token_variable), chosen.limits, in_flight)
 
     def _served(self, chosen: ServedSettings) -> Served:
         if chosen.server is not None:

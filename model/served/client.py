@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import threading
 import time
@@ -17,12 +18,16 @@ from typing import Any, TypeVar
 import aiohttp
 
 from model.served.address import Address
-from model.served.retry import BUSY, back_off_s, retry_after_s
+from model.served.retry import BUSY, back_off_s, retry_after_s, spread_s
+from model.served.slots import Slots
 from model.served.stream import Broken, Reply, ReplyReader, parsed, said, whole
 from pipeline.errors import ModelError
 
 _T = TypeVar("_T")
+ASIDE_S = 5.0  # how long a page beside the API may be busy
 _MOST_FACTS = 8 << 20  # bytes of what a server says of itself
+#: Said of the request itself; any other refusal (a token that has run out, a model that is gone) meets every request.
+_REQUESTS_OWN = frozenset({400, 409, 411, 413, 414, 415, 416, 422, 431, 451})
 
 
 class Unavailable(ModelError):
@@ -31,6 +36,10 @@ class Unavailable(ModelError):
 
 class Failed(ModelError):
     """One request failed again and again, while the server was there."""
+
+
+class Barred(ModelError):
+    """The server wants no request of ours: because of the token, the model's name or the address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +76,7 @@ class ChatClient:
     ) -> None:
         self.address, self.limits, self.counts = address, limits or TimeLimits(), Counts()
         self._most = most_characters
-        self._slots = asyncio.Semaphore(in_flight)
+        self._slots = Slots(in_flight)
         self._resume = 0.0  # the server wants to be left alone until then (monotonic)
         self._well = time.monotonic()  # when it last answered
         headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -80,32 +89,36 @@ class ChatClient:
 
     async def complete(self, body: Callable[[], Mapping[str, Any]] | Mapping[str, Any]) -> Reply:
         """The model's reply to a request of /chat/completions, which is streamed. `body`: it, or what makes it (in a
-        thread, when its turn has come: requests with pictures are large).
+        thread, once, when its turn has come: requests with pictures are large).
 
-        Raises Unavailable, Failed, and ModelError where the server refuses the request itself.
+        Raises Unavailable, Failed, Barred, and ModelError where the server refuses the request itself.
         """
-        began, failures, tries = time.monotonic(), 0, 0
+        began, failures, tries, data = time.monotonic(), 0, 0, b""
         while True:
             async with self._slots:
+                data = data or await asyncio.to_thread(_written, body)
                 await self._leave_alone()
                 self.counts.requests += 1
-                made = await asyncio.to_thread(body) if callable(body) else body
+                sent = time.monotonic()
                 try:
-                    reply = await self._once({**made, "stream": True})
+                    reply = await self._once(data)
                 except _Busy as busy:
-                    problem, wait_s = str(busy), busy.after_s
-                    self._give_up_after(problem, max(began, self._well), wait_s)
+                    self._give_up_after(str(busy), max(began, self._well), busy.after_s)
+                    after_s = busy.after_s
                 except _Fault as fault:
-                    problem, wait_s, failures = str(fault), None, failures + 1
+                    after_s, failures = None, failures + 1
+                    if isinstance(fault, _Late):
+                        self._slots.too_late(sent)
                     if failures >= self.limits.attempts:
-                        raise Failed(f"{self.address.base}: {problem} ({failures} times)") from None
+                        raise Failed(f"{self.address.base}: {fault} ({failures} times)") from None
                 else:
                     self._well = time.monotonic()
+                    self._slots.answered()
                     return reply
             tries += 1
             self.counts.retries += 1
-            if wait_s is not None:  # the whole client keeps still, not this request alone
-                self._resume = max(self._resume, time.monotonic() + wait_s)
+            if after_s is not None:  # the whole client keeps still, not this request alone
+                self._resume = max(self._resume, time.monotonic() + max(after_s, back_off_s(tries)))
             else:
                 await self._pause(back_off_s(tries))
 
@@ -113,8 +126,22 @@ class ChatClient:
         """What the server says at `url` (GET, a JSON object); None where it has nothing to say there. `absent_s`: how
         long one that cannot be reached is tried (None: as long as any outage).
 
-        Raises Unavailable where nothing answers, ModelError where the token is refused.
+        Raises Unavailable where nothing answers or it stays busy, Barred where the token is refused.
         """
+        status, data = await self._get(url, absent_s, None)
+        if status in (401, 403):
+            raise Barred(f"{url}: status {status}: it wants a token that it knows")
+        return data
+
+    async def aside(self, url: str) -> dict[str, Any] | None:
+        """The same of a page beside OpenAI's API, which gateways hide, refuse or cannot reach (502, 503): None there.
+
+        Raises Unavailable where nothing answers.
+        """
+        return (await self._get(url, None, ASIDE_S))[1]
+
+    async def _get(self, url: str, absent_s: float | None, busy_s: float | None) -> tuple[int, dict[str, Any] | None]:
+        """Its status, and what it says where that is 200. `busy_s`: after which "not now" is taken for an answer."""
         began, tries = time.monotonic(), 0
         while True:
             try:
@@ -122,36 +149,35 @@ class ChatClient:
                     asyncio.timeout(self.limits.connect_s + 20),
                     self._session.get(url, allow_redirects=False) as response,
                 ):
-                    if response.status in (401, 403):
-                        raise ModelError(f"{url}: status {response.status}: it wants a token that it knows")
-                    if response.status not in BUSY:
+                    status, most_s = response.status, None
+                    if status not in BUSY or (busy_s is not None and time.monotonic() - began >= busy_s):
                         data = await _read(response, _MOST_FACTS)
                         with contextlib.suppress(Broken):
-                            return parsed(data) if response.status == 200 else None
-                        return None
-                    problem, most_s = f"status {response.status}", None
+                            return status, parsed(data) if status == 200 else None
+                        return status, None
+                    problem = f"status {status}"
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 problem, most_s = _why(error), absent_s
             except Broken:
-                return None
+                return 200, None
             self._give_up_after(problem, began, None, most_s)
             tries += 1
             await self._pause(back_off_s(tries))
 
     # --- One try.
 
-    async def _once(self, body: Mapping[str, Any]) -> Reply:
+    async def _once(self, body: bytes) -> Reply:
         url = f"{self.address.base}/chat/completions"
-        limits = self.limits
+        limits, reader = self.limits, ReplyReader(self._most)
+        began, headers = time.monotonic(), {"Content-Type": "application/json"}
         try:
             async with asyncio.timeout(limits.total_s):
                 async with asyncio.timeout(limits.first_s) as first:
-                    async with self._session.post(url, json=body, allow_redirects=False) as response:
+                    async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
                         if response.status != 200:
                             await self._refused(url, response)
                         if "event-stream" not in response.headers.get("Content-Type", ""):
                             return whole(await _read(response, 4 * self._most + _MOST_FACTS), self._most)
-                        reader = ReplyReader(self._most)
                         async for data in response.content.iter_any():
                             if reader.feed(data):
                                 break
@@ -161,7 +187,7 @@ class ChatClient:
         except TimeoutError as error:
             if isinstance(error, aiohttp.ServerTimeoutError):  # connecting
                 raise _Busy(_why(error)) from None
-            raise _Fault("it took too long to answer") from None
+            raise _Late(self._late(reader.begun, time.monotonic() - began)) from None
         except Broken as broken:
             raise _Fault(str(broken)) from None
         except aiohttp.ClientConnectorError as error:
@@ -179,13 +205,24 @@ class ChatClient:
             raise _Busy(problem, retry_after_s(response.headers))
         if response.status >= 500:
             raise _Fault(problem)
-        raise ModelError(f"{url}: {problem}")
+        raise (ModelError if response.status in _REQUESTS_OWN else Barred)(f"{url}: {problem}")
+
+    def _late(self, begun: bool, seconds: float) -> str:
+        limits = self.limits
+        if seconds >= limits.total_s:
+            return f"it took too long to answer: more than total_s = {limits.total_s:g} s"
+        if begun:
+            return f"it took too long to go on with its answer: more than idle_s = {limits.idle_s:g} s"
+        return (
+            f"it took too long to begin its answer: more than first_s = {limits.first_s:g} s, with up to "
+            f"{self._slots.limit} requests in its queue: choose a smaller in_flight, or a larger first_s"
+        )
 
     # --- Waiting.
 
     async def _leave_alone(self) -> None:
         while (wait_s := self._resume - time.monotonic()) > 0:
-            await self._pause(wait_s)
+            await self._pause(wait_s + spread_s(wait_s))
 
     async def _pause(self, seconds: float) -> None:
         self.counts.waited_s += seconds
@@ -209,6 +246,14 @@ class _Busy(Exception):
 
 class _Fault(Exception):
     """This try failed, in a way that may not happen again."""
+
+
+class _Late(_Fault):
+    """It was not answered in time."""
+
+
+def _written(body: Callable[[], Mapping[str, Any]] | Mapping[str, Any]) -> bytes:
+    return json.dumps({**(body() if callable(body) else body), "stream": True}).encode()
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:

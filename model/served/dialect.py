@@ -2,7 +2,7 @@
 
 | dialect | known by | frames with their own times | answers held to the form by |
 |---|---|---|---|
-| vllm | `owned_by` vllm | native video from 0.21 on: JPEG frames with index and rate of each; else images | structured_outputs (guided_json before 0.11) |
+| vllm | `owned_by` vllm | native video from 0.21 on: JPEG frames with index and rate of each; else images | structured_outputs (guided_json before 0.11, response_format where its version is not known) |
 | sglang | `owned_by` sglang | images; native video (its server samples, 2 frames a second) where the frames lie on that grid | response_format |
 | llamacpp | `owned_by` llamacpp, `/props` | images (its server samples videos anew and writes a time every 5 s) | response_format (a GBNF grammar) |
 | transformers | `/v1/systemone` in `/openapi.json` | images (videos only by URL or path) | nothing: what comes is checked |
@@ -29,15 +29,22 @@ DIALECTS = ("vllm", "sglang", "llamacpp", "transformers", "openai")
 FIRST_CONTACT_S = 10.0  # a server that was never there is a wrong address; one that loads its model says so (503)
 _FIRST_NATIVE = (0, 21)  # vLLM
 _FIRST_STRUCTURED = (0, 11)
+_FIRST_RELEASE = (0, 2)  # builds from source may call themselves 0.1.dev
+#: Requests at once where the user says nothing. llama.cpp has so many slots as it was started with, and transformers
+#: answers one request after the other: what comes on top of that waits in their queue.
+IN_FLIGHT, ONE_BY_ONE, UNKNOWN_SLOTS = 16, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A server and the model in it. `facts` tell this model from another: they enter the configuration hash."""
+    """A server and the model in it. `facts` tell this model from another: they enter the configuration hash. `pinned`:
+    the user's own word stands for them and for the version. `in_flight`: requests at once that suit the server."""
 
     dialect: str
     version: str
     facts: Mapping[str, Any]
+    pinned: bool = False
+    in_flight: int = IN_FLIGHT
 
     @property
     def native_video(self) -> bool:
@@ -54,22 +61,30 @@ class Served:
         if not self.constrains:
             return {}
         if self.dialect == "vllm":
-            if _release(self.version) >= _FIRST_STRUCTURED:
+            release = _release(self.version)
+            if release >= _FIRST_STRUCTURED:
                 return {"structured_outputs": {"json": schema, "disable_any_whitespace": True}}
-            return {"guided_json": schema}
+            if release >= _FIRST_RELEASE:
+                return {"guided_json": schema}
         return {"response_format": {"type": "json_schema", "json_schema": {"name": "events", "schema": schema}}}
 
     @property
     def hash(self) -> str:
         return hashlib.sha256(json.dumps(dict(self.facts), sort_keys=True).encode()).hexdigest()
 
-    def as_json(self) -> dict[str, Any]:
-        return {"dialect": self.dialect, "version": self.version, "facts": dict(self.facts)}
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it enters the configuration hash: nothing that may change between two runs of the same model."""
+        version = {} if self.pinned else {"version": self.version}
+        return {"dialect": self.dialect, **version, "facts": dict(self.facts)}
 
 
 async def find_out(client: ChatClient, dialect: str = "auto", fingerprint: str = "") -> Served:
     """Ask the server what it is. `dialect`: where it is known already; `fingerprint`: stands for all that the server
-    says of its model, for servers that change without their model.
+    says of its model and its version, for servers that change without their model.
+
+    The `system_fingerprint` of an answer is no fact: behind one address it may be another from call to call (hosted
+    models, servers that share the load), and vLLM's tells how many GPUs there are.
 
     One token is generated. Raises ModelError where no answer comes, UsageError for a name that the server lacks.
     """
@@ -86,49 +101,57 @@ async def find_out(client: ChatClient, dialect: str = "auto", fingerprint: str =
         raise UsageError(f"{client.address.base} serves no model {name!r}: it has {known}")
     if own is None and dialect == "llamacpp" and len(models) == 1:
         own = models[0]  # it has one model and answers to any name
-    version, facts = await _details(client, dialect, own or {})
-    first = await client.complete(
-        {"model": name, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1, "temperature": 0}
-    )
-    facts = {"given": fingerprint} if fingerprint else {**facts, "fingerprint": first.fingerprint}
-    return Served(dialect, version, {"name": name, **facts})
+    version, facts, in_flight = await _details(client, dialect, own or {})
+    await greet(client)
+    facts = {"name": name, **({"given": fingerprint} if fingerprint else facts)}
+    return Served(dialect, version, facts, bool(fingerprint), in_flight)
+
+
+async def greet(client: ChatClient) -> None:
+    """Have one token generated: a server may list its models to anybody and refuse to run them."""
+    hello = [{"role": "user", "content": "Hello"}]
+    await client.complete({"model": client.address.name, "messages": hello, "max_tokens": 1, "temperature": 0})
 
 
 async def _unnamed(client: ChatClient) -> str:
     """The dialect of a server whose list of models does not tell."""
-    if "chat_template" in (await client.facts(f"{client.address.root}/props") or {}):
+    if "chat_template" in (await client.aside(f"{client.address.root}/props") or {}):
         return "llamacpp"
-    paths = (await client.facts(f"{client.address.root}/openapi.json") or {}).get("paths")
+    paths = (await client.aside(f"{client.address.root}/openapi.json") or {}).get("paths")
     if isinstance(paths, dict) and "/v1/systemone" in paths:
         return "transformers"
     return "openai"
 
 
-async def _details(client: ChatClient, dialect: str, own: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Version of the server, and what tells its model from others: no time of creation, no length of context, nothing
-    that changes when the same server starts again or with more room."""
+async def _details(client: ChatClient, dialect: str, own: Mapping[str, Any]) -> tuple[str, dict[str, Any], int]:
+    """Version of the server; what tells its model from others: no time of creation, no length of context, nothing that
+    changes when the same server starts again or with more room; and how many requests at once suit it."""
     facts: dict[str, Any] = {k: own[k] for k in ("root", "parent") if k in own}
     if isinstance(meta := own.get("meta"), dict):
         facts["meta"] = {k: v for k, v in meta.items() if k != "n_ctx"}
-    version = ""
+    version, in_flight = "", IN_FLIGHT
     if dialect == "vllm":
-        version = str((await client.facts(f"{client.address.root}/version") or {}).get("version", ""))
+        version = str((await client.aside(f"{client.address.root}/version") or {}).get("version", ""))
     elif dialect == "sglang":
-        info = await client.facts(f"{client.address.root}/model_info")
-        info = info or await client.facts(f"{client.address.root}/get_model_info") or {}
+        info = await client.aside(f"{client.address.root}/model_info")
+        info = info or await client.aside(f"{client.address.root}/get_model_info") or {}
         facts |= {k: info[k] for k in ("model_path", "weight_version", "model_type", "load_format") if k in info}
-        server = await client.facts(f"{client.address.root}/server_info")
-        server = server or await client.facts(f"{client.address.root}/get_server_info") or {}
+        server = await client.aside(f"{client.address.root}/server_info")
+        server = server or await client.aside(f"{client.address.root}/get_server_info") or {}
         version = str(server.get("version", ""))
         facts |= {k: server[k] for k in ("quantization", "dtype", "kv_cache_dtype") if k in server}
     elif dialect == "llamacpp":
-        props = await client.facts(f"{client.address.root}/props") or {}
+        props = await client.aside(f"{client.address.root}/props") or {}
         version = str(props.get("build_info", ""))
         template = hashlib.sha256(str(props.get("chat_template", "")).encode()).hexdigest()
         path = str(props.get("model_path", ""))
         facts |= {"file": path.rpartition("/")[2], "type": props.get("model_ftype"), "template": template}
+        slots = props.get("total_slots")
+        in_flight = min(slots, IN_FLIGHT) if type(slots) is int and slots > 0 else UNKNOWN_SLOTS
+    elif dialect == "transformers":
+        in_flight = ONE_BY_ONE
     facts["version"] = version[:80]
-    return version[:80], facts
+    return version[:80], facts, in_flight
 
 
 def _release(version: str) -> tuple[int, ...]:

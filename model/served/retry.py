@@ -1,4 +1,4 @@
-"""How long to wait before a request is sent again: back-off with jitter, unless the server says when."""
+"""How long to wait before a request is sent again: back-off with jitter, longer where the server says so."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ def back_off_s(tries: int) -> float:
     """Seconds to wait after `tries` failures in a row (1 for the first): doubling, the upper half of it at random, so
     that many clients do not come back together."""
     return float(min(MOST_S, FIRST_S * 2.0 ** min(tries - 1, 20)) * random.uniform(0.5, 1.0))
+
+
+def spread_s(seconds: float) -> float:
+    """What is added at random to a wait of `seconds` that many share, so that they do not end it together."""
+    return random.uniform(0.0, min(seconds, MOST_S) / 4)
 
 
 def retry_after_s(headers: Mapping[str, str], now: datetime | None = None) -> float | None:

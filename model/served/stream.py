@@ -27,7 +27,6 @@ class Reply:
     finish: str
     input_tokens: int = 0
     output_tokens: int = 0
-    fingerprint: str = ""
 
 
 class ReplyReader:
@@ -40,7 +39,6 @@ class ReplyReader:
         self._length = 0
         self._finish = ""
         self._usage: tuple[int, int] = (0, 0)
-        self._fingerprint = ""
 
     @property
     def begun(self) -> bool:
@@ -63,7 +61,7 @@ class ReplyReader:
         finish = self._finish or otherwise
         if not finish:
             raise Broken("the answer was cut short: no finish_reason came")
-        return Reply("".join(self._texts), finish, *self._usage, self._fingerprint)
+        return Reply("".join(self._texts), finish, *self._usage)
 
     def _line(self, line: bytes) -> bool:
         if not line.startswith(b"data:"):
@@ -80,8 +78,6 @@ class ReplyReader:
             raise Broken(f"the server says: {said(error)}")
         if isinstance(usage := chunk.get("usage"), dict):
             self._usage = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
-        if isinstance(mark := chunk.get("system_fingerprint"), str) and mark:
-            self._fingerprint = mark[:200]
         choices = chunk.get("choices")
         if not isinstance(choices, list):
             raise Broken("a reply without choices")

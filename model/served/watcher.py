@@ -13,7 +13,7 @@ from model.prompts import Prompt
 from model.qwen3_vl.answer import answer_schema
 from model.qwen3_vl.asking import answered, relative_us
 from model.qwen3_vl.verify import SecondLooks
-from model.served.client import ChatClient, EventLoop, Failed, Unavailable
+from model.served.client import Barred, ChatClient, EventLoop, Failed, Unavailable
 from model.served.dialect import Served
 from model.served.pictures import Encoding, as_images, as_mp4, as_vllm_video, on_grid
 from model.served.stream import Reply
@@ -43,29 +43,35 @@ class Asking:
 
 class ServedWatcher:
     """A `Model`: up to the client's `in_flight` windows are asked about at once. Raises ModelError for a window that
-    the server refuses, RuntimeError where the server fails or is gone for too long."""
+    the server refuses, RuntimeError where the server fails, refuses everything or is gone for too long.
+
+    Where windows of a batch were answered before one failed, in whatever way, it raises ModelError: the batch's windows
+    then come again one by one, and the answers that are there already are given at once.
+    """
 
     def __init__(
         self, loop: EventLoop, client: ChatClient, served: Served, asking: Asking, twice: SecondLooks | None = None
     ) -> None:
         self._loop, self._client, self._served, self._asking = loop, client, served, asking
         self._twice = twice
-        # Answered in a batch in which another window failed, by window and number of frames.
+        # Answers of the batch that is worked on, or that failed last, by window and number of frames.
         self._kept: dict[tuple[Window, int], WindowEvents] = {}
         self._tokens_in = self._tokens_out = 0
         self._shown: dict[str, int] = dict.fromkeys(FORMS, 0)
 
     def watch(self, batch: Sequence[tuple[Window, Frames]]) -> list[WindowEvents]:
+        if len(batch) > 1:
+            self._kept.clear()
         try:
-            if self._twice is None:
-                return self._look(batch)
-            seen = self._look(self._twice.first(batch))
-            looks = self._twice.needed(batch, seen)
-            again = self._look([(look.window, look.frames) for those in looks for look in those])
-            return self._twice.judged(seen, looks, again)
-        except (Unavailable, Failed) as error:
+            answers = self._watched(batch)
+        except (Unavailable, Failed, Barred) as error:
+            if len(batch) > 1 and self._kept:
+                raise ModelError(f"{len(self._kept)} answers of {len(batch)} windows came, then: {error}") from None
             # Not the windows' fault: a replica that ends is started again, and its start tells whether it can work.
             raise RuntimeError(str(error)) from None
+        done = {(window.video_id, window.index) for window, _ in batch}
+        self._kept = {key: kept for key, kept in self._kept.items() if (key[0].video_id, key[0].index) not in done}
+        return answers
 
     def report(self) -> dict[str, Any]:
         """Requests, retries, seconds of waiting between tries, tokens as the server counts them, windows by form."""
@@ -81,6 +87,14 @@ class ServedWatcher:
         self._loop.run(self._client.close())
         self._loop.close()
 
+    def _watched(self, batch: Sequence[tuple[Window, Frames]]) -> list[WindowEvents]:
+        if self._twice is None:
+            return self._look(batch)
+        seen = self._look(self._twice.first(batch))
+        looks = self._twice.needed(batch, seen)
+        again = self._look([(look.window, look.frames) for those in looks for look in those])
+        return self._twice.judged(seen, looks, again)
+
     def _look(self, batch: Sequence[tuple[Window, Frames]]) -> list[WindowEvents]:
         async def all_of_them() -> list[WindowEvents | BaseException]:
             asked = (self._ask(window, frames) for window, frames in batch)
@@ -89,16 +103,11 @@ class ServedWatcher:
         answers = self._loop.run(all_of_them())
         wrong = [answer for answer in answers if isinstance(answer, BaseException)]
         if wrong:
-            self._kept = {
-                (window, len(frames)): answer
-                for (window, frames), answer in zip(batch, answers, strict=True)
-                if isinstance(answer, WindowEvents)
-            }
             raise next((e for e in wrong if not isinstance(e, ModelError)), wrong[0])
         return [answer for answer in answers if isinstance(answer, WindowEvents)]
 
     async def _ask(self, window: Window, frames: Frames) -> WindowEvents:
-        if (kept := self._kept.pop((window, len(frames)), None)) is not None:
+        if (kept := self._kept.get((window, len(frames)))) is not None:
             return kept
         if len(frames) == 0:
             return WindowEvents(window, ())
@@ -106,7 +115,9 @@ class ServedWatcher:
         reply = await self._client.complete(lambda: self._request(window, frames))
         self._tokens_in += reply.input_tokens
         self._tokens_out += reply.output_tokens
-        return self._events(window, frames, reply, time.perf_counter() - began)
+        answer = self._events(window, frames, reply, time.perf_counter() - began)
+        self._kept[window, len(frames)] = answer
+        return answer
 
     def _request(self, window: Window, frames: Frames) -> dict[str, Any]:
         """The body of the request. Called in a thread."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,12 +26,15 @@ def chunks(text: str = ANSWER, finish: str = "stop", size: int = 7) -> list[byte
 
 class Fake:
     """`plan`: what each chat request gets, in order, the last one for ever after. A plan's entry is a list of bytes to
-    stream, (status, headers, body), or a function that makes an iterator of bytes. `facts`: path -> JSON."""
+    stream, (status, headers, body), or a function that makes an iterator of bytes. `facts`: path -> JSON; `refused`:
+    path -> status. `came`, `came_at`: the requests, and when they came (monotonic seconds)."""
 
     def __init__(self) -> None:
         self.plan: list[Any] = [chunks()]
         self.facts: dict[str, Any] = {"/v1/models": {"data": [{"id": "tiny", "owned_by": "vllm", "root": "org/tiny"}]}}
+        self.refused: dict[str, int] = {}
         self.came: list[dict[str, Any]] = []
+        self.came_at: list[float] = []
         self.tokens: list[str | None] = []
         self.at_once = self.most_at_once = 0
         self.work_s = 0.0
@@ -39,6 +43,7 @@ class Fake:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         self.tokens.append(request.headers.get("Authorization"))
         self.came.append(await request.json())
+        self.came_at.append(time.monotonic())
         todo = self.plan[min(len(self.came), len(self.plan)) - 1]
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
@@ -60,6 +65,8 @@ class Fake:
             self.at_once -= 1
 
     async def other(self, request: web.Request) -> web.Response:
+        if status := self.refused.get(request.path):
+            return web.Response(status=status)
         found = self.facts.get(request.path)
         return web.Response(status=404) if found is None else web.json_response(found)
 
@@ -83,7 +90,7 @@ def running() -> Iterator[Fake]:
         app = web.Application(client_max_size=1 << 26)
         app.router.add_post("/v1/chat/completions", fake.chat)
         app.router.add_get("/{rest:.*}", fake.other)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)  # when a client goes away
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()

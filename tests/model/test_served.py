@@ -17,13 +17,15 @@ import pytest
 
 from model.qwen3_vl.asking import bare
 from model.registry import find_model
-from model.served import retry
+from model.served import MOST_OUTAGE_S, MOST_S, client, retry
 from model.served.dialect import Served
 from model.served.pictures import as_images, as_mp4, as_vllm_video, encoded, on_grid
+from pipeline.config import RunConfig
 from pipeline.errors import ModelError, UsageError
 from pipeline.frames import Frames
-from pipeline.plan import Window
+from pipeline.plan import Sampling, Window, Windowing
 from tests.model import served_fake
+from workers.settings import Limits
 
 S = 1_000_000
 
@@ -82,6 +84,7 @@ def profile(fake: Any, prompt: str, name: str = "tiny", **more: Any) -> Any:
         (SGLANG, "sglang", "0.5.23", "images"),
         (LLAMA, "llamacpp", "b9-1", "images"),
         (TRANSFORMERS, "transformers", "", "images"),
+        ({"/version": None}, "vllm", "", "images"),
         ({"/v1/models": {"data": [{"id": "tiny", "owned_by": "somebody"}]}}, "openai", "", "images"),
         ({"/v1/models": None}, "openai", "", "images"),
     ],
@@ -93,7 +96,7 @@ def test_a_server_is_known_by_what_it_says(
     identity = profile(fake, prompt).identity
     server = identity.settings["server"]
     assert (server["dialect"], server["version"], identity.settings["frames"]) == (dialect, version, shown)
-    assert server["facts"]["fingerprint"] == "fake-1" and fake.url not in json.dumps(identity.settings)
+    assert fake.url not in json.dumps(identity.settings)
     assert server["facts"].get("meta") == ({"n_params": 5, "size": 9} if dialect == "llamacpp" else None)
     json.dumps(identity.settings)  # it is kept in the log
 
@@ -109,10 +112,79 @@ def test_the_identity_is_that_of_the_model_behind_the_address(fake: Any, prompt:
     for more in ({"max_tokens": 99}, {"pictures": "png"}, {"body": {"top_k": 1}}, {"verify": 0.5}, {"frames": "video"}):
         assert profile(fake, prompt, **more).identity.settings != first.settings
     assert profile(fake, prompt, in_flight=3, total_s=5.0).identity == first  # how it is asked, not what
-    pinned = profile(fake, prompt, fingerprint="mine").identity
-    fake.facts |= {"/server_info": {"version": "9.9.9"}}
-    assert profile(fake, prompt, fingerprint="mine").identity.weights_hash == pinned.weights_hash
-    assert profile(fake, prompt).identity.weights_hash != first.weights_hash
+    fake.plan = [[chunk.replace(b"fake-1", b"fake-2") for chunk in served_fake.chunks()]]
+    assert profile(fake, prompt).identity == first, "hosted models have another mark from call to call"
+
+
+def config_hash(identity: Any) -> str:
+    return RunConfig(Sampling(), Windowing(), identity.name, identity.weights_hash, identity.settings).config_hash
+
+
+def test_with_a_fingerprint_a_new_version_of_the_server_changes_nothing(fake: Any, prompt: str) -> None:
+    """And without one it does. The replicas are told the same."""
+    seen: dict[tuple[str, str], str] = {}
+    for version in ("0.33.0", "0.34.0"):
+        fake.facts |= {"/version": {"version": version}}
+        for fingerprint in ("", "mine", "other"):
+            factory: Any = find_model(f"openai:{fake.url}#tiny")
+            chosen = {"prompt": prompt, "fingerprint": fingerprint}
+            own = factory.profile(chosen)
+            assert factory.profile(factory.for_cluster(chosen, {}, lambda: None)) == own
+            seen[version, fingerprint] = config_hash(own.identity)
+    assert len(set(seen.values())) == 4
+    assert seen["0.33.0", "mine"] == seen["0.34.0", "mine"] and seen["0.33.0", "other"] == seen["0.34.0", "other"]
+
+
+def test_a_server_that_answers_one_by_one_is_not_sent_sixteen_requests(fake: Any, prompt: str) -> None:
+    def batch(**more: Any) -> int:
+        return int(profile(fake, prompt, **more).batch_windows)
+
+    assert batch() == 32
+    for facts, most in ((TRANSFORMERS, 1), (LLAMA, 2), (LLAMA | {"/props": {**LLAMA["/props"], "total_slots": 3}}, 3)):
+        fake.facts |= facts
+        assert batch() == most and batch(in_flight=20) == 40
+    before = profile(fake, prompt).identity
+    fake.facts |= LLAMA | {"/props": {**LLAMA["/props"], "total_slots": 100}}
+    assert batch() == 32 and profile(fake, prompt).identity == before
+    fake.work_s, windows = 0.05, [a_window([0], i) for i in range(4)]
+    fake.facts |= LLAMA
+    model = find_model(f"openai:{fake.url}#tiny").load({"prompt": prompt})
+    model.watch(windows)
+    assert fake.most_at_once == 2
+    model.close()
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 502, 503])
+def test_a_gateway_hides_the_pages_beside_the_api(
+    fake: Any, prompt: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "ASIDE_S", 0.1)
+    fake.refused = {"/version": status, "/props": status, "/openapi.json": status}
+    server = profile(fake, prompt).identity.settings["server"]
+    assert (server["dialect"], server["version"]) == ("vllm", "")
+    fake.facts = {"/v1/models": {"data": []}}
+    assert profile(fake, prompt).identity.settings["server"]["dialect"] == "openai"
+    fake.refused = {"/v1/models": 403}
+    with pytest.raises(ModelError, match="wants a token"):
+        profile(fake, prompt)
+
+
+def test_a_token_that_runs_out_is_no_fault_of_the_windows(fake: Any, prompt: str) -> None:
+    """The replica ends (any error but ModelError), and the next one says why it cannot be loaded."""
+    factory = find_model(f"openai:{fake.url}#tiny")
+    model = factory.load({"prompt": prompt, "in_flight": 1})
+    done = len(fake.came)
+    for status in (401, 403, 404, 302):
+        fake.plan = [(status, {}, '{"error": "expired"}')]
+        with pytest.raises(RuntimeError, match=f"status {status}: expired"):
+            model.watch([a_window([0])])
+        with pytest.raises(ModelError, match=f"status {status}: expired"):
+            factory.load({"prompt": prompt})  # although /models is there for anybody
+    assert len(fake.came) == done + 8
+    fake.plan = [(500, {}, "")]
+    with pytest.raises(RuntimeError, match="status 500"):  # may heal: another replica is tried
+        factory.load({"prompt": prompt})
+    model.close()
 
 
 def test_each_dialect_is_told_the_schema_its_own_way() -> None:
@@ -122,6 +194,8 @@ def test_each_dialect_is_told_the_schema_its_own_way() -> None:
     }
     assert told["vllm"]["structured_outputs"]["json"] == schema
     assert Served("vllm", "0.10.1", {}).constraint(schema) == {"guided_json": schema}
+    for unknown in ("", "dev", "0.1.dev1+g0123abc"):  # both the old and the new understand this
+        assert set(Served("vllm", unknown, {}).constraint(schema)) == {"response_format"}
     assert told["sglang"]["response_format"]["json_schema"]["schema"] == schema
     assert told["transformers"] == {}  # it refuses the field
 
@@ -226,9 +300,29 @@ def test_a_window_that_is_refused_costs_the_others_no_second_request(fake: Any, 
         model.watch(windows)
     assert [len(model.watch([window])[0].events) for window in windows] == [1] * 4
     assert len(fake.came) == before + 5  # four, and the one that was refused
+    model.watch(windows)
+    assert len(fake.came) == before + 9, "what was given is not kept"
     fake.plan = [(500, {}, "")]
     with pytest.raises(RuntimeError, match="status 500"):  # a fault of this replica, not of the window
         model.watch(windows[:1])
+    model.close()
+
+
+@pytest.mark.parametrize("wrong", [(500, {}, "broken"), (503, {}, "gone"), (401, {}, "expired")])
+def test_answers_are_not_lost_with_the_server(fake: Any, prompt: str, wrong: Any) -> None:
+    """What came before it failed is kept in the replica, which lives on while windows come one by one."""
+    settings = {"prompt": prompt, "in_flight": 1, "attempts": 2, "outage_s": 0.2}
+    model = find_model(f"openai:{fake.url}#tiny").load(settings)
+    windows = [a_window([0], i) for i in range(4)]
+    fake.plan = [served_fake.chunks()] * (len(fake.came) + 2) + [wrong]
+    with pytest.raises(ModelError, match=r"2 answers of 4 windows came, then: .*(broken|gone|expired)"):
+        model.watch(windows)
+    with pytest.raises(RuntimeError):
+        model.watch(windows[2:3])
+    asked = len(fake.came)
+    assert [len(model.watch([window])[0].events) for window in windows[:2]] == [1, 1] and len(fake.came) == asked
+    with pytest.raises(RuntimeError):
+        model.watch(windows[2:])  # nothing came of these
     model.close()
 
 
@@ -264,12 +358,18 @@ def test_what_goes_to_the_replicas(fake: Any, prompt: str, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     "wrong",
     [{"frames": "mp4"}, {"dialect": "x"}, {"in_flight": 0}, {"total_s": 0}, {"total_s": True}, {"body": {"model": "x"}},
-     {"token": "x"}, {"ranks": 2}, {"verify": 2}, {"pictures": "gif"}, {"body": 3}],
+     {"outage_s": 851}, {"first_s": 3601}, {"token": "x"}, {"ranks": 2}, {"verify": 2}, {"pictures": "gif"},
+     {"body": 3}],
 )  # fmt: skip
 def test_impossible_settings_are_refused(fake: Any, prompt: str, wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         profile(fake, prompt, **wrong)
     assert not fake.came
+
+
+def test_a_wait_ends_before_the_run_ends_the_replica() -> None:
+    """So that what it waited for is in the error."""
+    assert Limits().startup_s > MOST_OUTAGE_S and Limits().answer_s >= MOST_S
 
 
 def test_video_is_refused_where_times_would_be_lost(fake: Any, prompt: str) -> None:

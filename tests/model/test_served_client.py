@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,10 +14,11 @@ from typing import Any
 import pytest
 
 from model.registry import find_model
-from model.served import dialect, retry
+from model.served import client, dialect, retry
 from model.served.address import Address, Secret, token
-from model.served.client import ChatClient, Failed, TimeLimits, Unavailable, run_once
+from model.served.client import Barred, ChatClient, Failed, TimeLimits, Unavailable, run_once
 from model.served.retry import retry_after_s
+from model.served.slots import STEADY, Slots
 from model.served.stream import Broken, Reply, ReplyReader
 from pipeline.errors import ModelError, UsageError
 from tests.model import served_fake
@@ -39,19 +41,19 @@ def ask(url: str, count: int = 1, limits: TimeLimits = QUICK, in_flight: int = 4
     """Replies (or errors) to `count` requests at once, and what the client counted."""
 
     async def work() -> tuple[list[Any], Any]:
-        client = ChatClient(Address(url, "tiny"), more.get("token"), limits, in_flight, more.get("most", 10_000))
+        chat = ChatClient(Address(url, "tiny"), more.get("token"), limits, in_flight, more.get("most", 10_000))
         try:
-            asked = (client.complete(BODY) for _ in range(count))
-            return await asyncio.gather(*asked, return_exceptions=True), client.counts
+            asked = (chat.complete(BODY) for _ in range(count))
+            return await asyncio.gather(*asked, return_exceptions=True), chat.counts
         finally:
-            await client.close()
+            await chat.close()
 
     return run_once(work)
 
 
 def test_a_streamed_answer_is_put_together(fake: Any) -> None:
     (reply,), counts = ask(fake.url, token="secret")
-    assert reply == Reply(ANSWER, "stop", 11, 5, "fake-1")
+    assert reply == Reply(ANSWER, "stop", 11, 5)
     assert (counts.requests, counts.retries) == (1, 0)
     assert fake.came == [{**BODY, "stream": True}] and fake.tokens == ["Bearer secret"]
 
@@ -79,6 +81,81 @@ def test_busy_means_later_and_retry_after_is_honoured_by_all(fake: Any) -> None:
     (error,), _ = ask(fake.url)
     assert isinstance(error, Unavailable) and "429: quota [2J" in str(error) and "for 3600 s" in str(error)
     assert len(fake.came) == 1, "it said when, and that is too late"
+
+
+@pytest.mark.parametrize("said", ["0", "Sat, 21 Nov 2020 10:00:30 GMT"])
+def test_retry_after_that_names_no_time_to_come_is_still_waited_after(fake: Any, said: str) -> None:
+    fake.plan = [(503, {"Retry-After": said}, "{}")]
+    replies, counts = ask(fake.url, count=4, limits=replace(QUICK, outage_s=0.6))
+    assert all(isinstance(error, Unavailable) for error in replies)
+    assert counts.requests < 60, "0.01 s, 0.02 s, ... before each of the four is sent again"
+
+
+def test_those_that_were_told_to_wait_do_not_come_back_together(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    spread = iter([0.0, 0.3, 0.6, 0.9, *[0.0] * 50])
+    monkeypatch.setattr(client, "spread_s", lambda seconds: next(spread))
+    fake.plan = [(503, {"Retry-After": "0.3"}, "{}")] * 4 + [chunks()]
+    replies, _ = ask(fake.url, count=4)
+    assert [reply.text for reply in replies] == [ANSWER] * 4
+    again = fake.came_at[4:]
+    assert len(again) == 4 and max(again) - min(again) > 0.5
+    waits = [retry.spread_s(1000.0) for _ in range(100)]
+    assert 0 <= min(waits) < 2 and 5 < max(waits) <= retry.MOST_S / 4
+
+
+def test_a_request_is_made_once_however_often_it_is_sent(fake: Any) -> None:
+    made: list[int] = []
+
+    async def work() -> Any:
+        chat = ChatClient(Address(fake.url, "tiny"), None, QUICK)
+        try:
+            return await chat.complete(lambda: made.append(1) or BODY)
+        finally:
+            await chat.close()
+
+    fake.plan = [(503, {}, ""), (500, {}, ""), chunks()]
+    assert run_once(work).text == ANSWER and len(fake.came) == 3 and made == [1]
+
+
+def test_after_a_timeout_half_as_many_are_in_flight(fake: Any) -> None:
+    """A server with one slot that is sent more than it can answer in `first_s` ends well all the same."""
+    turn = asyncio.Lock()
+
+    async def slow() -> Any:
+        async with turn:
+            await asyncio.sleep(0.1)
+            for data in chunks():
+                yield data
+
+    fake.plan = [slow]
+    limits = TimeLimits(connect_s=20, first_s=0.5, idle_s=20, total_s=20, outage_s=20, attempts=5)
+    replies, counts = ask(fake.url, count=32, limits=limits, in_flight=32)
+    assert [getattr(reply, "text", reply) for reply in replies] == [ANSWER] * 32
+    assert counts.retries > 0
+
+
+def test_how_many_may_be_in_flight() -> None:
+    async def work() -> None:
+        slots = Slots(8)
+        taken = [await slots.__aenter__() for _ in range(8)]
+        slots.too_late(sent=time.monotonic() - 1)
+        slots.too_late(sent=time.monotonic() - 2)  # was in flight beside it
+        assert slots.limit == 4
+        for _ in taken:
+            await slots.__aexit__()
+        for _ in range(4):
+            await asyncio.wait_for(slots.__aenter__(), 5)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(slots.__aenter__(), 0.01)
+        for _ in range(STEADY * 4):
+            slots.answered()
+        assert slots.limit == 5
+        await asyncio.wait_for(slots.__aenter__(), 5)
+        for _ in range(9):
+            slots.too_late(sent=time.monotonic() + 1)
+        assert slots.limit == 1
+
+    asyncio.run(work())
 
 
 def test_retry_after_is_a_number_or_a_date() -> None:
@@ -126,7 +203,8 @@ def test_what_is_no_answer_is_asked_for_again_and_then_told(fake: Any, wrong: An
 def test_a_server_that_says_nothing(fake: Any, limits: dict[str, float]) -> None:
     fake.work_s = 1.0
     (error,), _ = ask(fake.url, limits=TimeLimits(**{**limits, "attempts": 1}))  # type: ignore[arg-type]
-    assert isinstance(error, Failed) and "too long" in str(error)
+    assert isinstance(error, Failed) and "too long to begin its answer: more than first_s = 0.2 s" in str(error)
+    assert "smaller in_flight" in str(error)
 
 
 def test_a_server_that_falls_silent_in_the_middle(fake: Any) -> None:
@@ -136,14 +214,15 @@ def test_a_server_that_falls_silent_in_the_middle(fake: Any) -> None:
 
     fake.plan = [silent]
     (error,), _ = ask(fake.url, limits=TimeLimits(first_s=30, idle_s=0.2, attempts=1))
-    assert isinstance(error, Failed) and "too long" in str(error)
+    assert isinstance(error, Failed) and "too long to go on with its answer: more than idle_s = 0.2 s" in str(error)
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 413, 422, 307])
 def test_what_is_refused_is_not_asked_again(fake: Any, status: int) -> None:
     fake.plan = [(status, {"Location": "http://127.0.0.1:9/"}, json.dumps({"object": "error", "message": "no " * 500}))]
     (error,), counts = ask(fake.url, token="secret")
-    assert type(error) is ModelError and f"status {status}: no no" in str(error)
+    assert type(error) is (ModelError if status in (400, 413, 422) else Barred)  # of this request, or of all
+    assert f"status {status}: no no" in str(error)
     assert len(str(error)) < 500 and counts.requests == 1
 
 
