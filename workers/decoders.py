@@ -259,10 +259,10 @@ class Decoders:
             first = opened.next if place == opened.place else segment.first
             self._try_again(opened, place, Segment(segment.video, first, segment.last), opened.tries, now)
 
-    def again(self, video: Video, order: int, window_bytes: int, window: int, now: float) -> None:
+    def again(self, video: Video, order: int, window_bytes: int, window: int, not_before: float) -> None:
         """Decode one window once more: its frames are lost."""
         self.retries += 1
-        self._again.append(_Pending(Segment(video, window, window), order, window_bytes, 1, now))
+        self._again.append(_Pending(Segment(video, window, window), order, window_bytes, 1, not_before))
 
     def drop(self, video_id: str) -> None:
         """Nothing more of this video is wanted."""

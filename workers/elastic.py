@@ -31,7 +31,8 @@ ASK_S = 30.0  # between two requests to the autoscaler
 
 
 class Elastic:
-    """`decoders`: fixed number of decoders, None to steer it. `share_again`, `ask_for`: see `Flow`."""
+    """`decoders`: fixed number of decoders, None to steer it. `share_again`, `ask_for`: see `Flow`. `adopt(shares)`
+    hears of how a cluster that has changed is shared."""
 
     def __init__(
         self,
@@ -43,9 +44,11 @@ class Elastic:
         decoders: int | None,
         share_again: Callable[[Mapping[str, float]], Shares] | None,
         ask_for: int | None,
+        adopt: Callable[[Shares], None],
     ) -> None:
         self._schedule, self._pool, self._profile, self._teller = schedule, pool, profile, teller
         self._share_again, self._ask_for, self._fixed = share_again, ask_for, decoders is not None
+        self._adopt = adopt
         self.decode_cpus = shares.decode_cpus
         self._watch = NodeWatch()
         self._nodes = self._watch.latest
@@ -114,6 +117,7 @@ class Elastic:
             self._steer.most = shares.decoders
             if not self._fixed:
                 self._schedule.decoders.at_once = min(self._schedule.decoders.at_once, shares.decoders)
+            self._adopt(shares)
 
     # --- Rates.
 

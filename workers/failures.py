@@ -13,6 +13,7 @@ What = Literal[
     "video",  # VideoError: `reason` is its reason
     "model",  # ModelError: no retry can mend it
     "lost",  # the frames are gone from the object store, or the task that made them ended before they were whole
+    "full",  # the object store, or the disk that it spills to, has no room now
     "died",  # a process ended: `reason` says "crash" or "memory"
     "node",  # a process ended with its node
     "cancelled",  # we ended it
@@ -68,9 +69,9 @@ def understand(error: BaseException) -> Failure:
         case ray_errors.ActorDiedError() | ray_errors.ActorUnavailableError() | ray_errors.RayActorError():
             return Failure("died", "crash", "its process died")
         case ray_errors.ObjectStoreFullError():
-            return Failure("fault", "storage", "the object store is full")
+            return Failure("full", "storage", "the object store is full")
         case ray_errors.OutOfDiskError():
-            return Failure("fault", "storage", "the disk that Ray spills frames to is full")
+            return Failure("full", "storage", "the disk that Ray spills frames to is full")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter: torch's, of a GPU
         return Failure("fault", "memory", "its process ran out of memory")
     if isinstance(error, _LOST):

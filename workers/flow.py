@@ -97,7 +97,15 @@ class Flow:
             tell=lambda kind, name, where, detail: self._teller.event(kind, "watch", name, where, detail),
         )
         self._elastic = Elastic(
-            self._schedule, self._pool, profile, shares, self._teller, limits.decoders, share_again, ask_for
+            self._schedule,
+            self._pool,
+            profile,
+            shares,
+            self._teller,
+            limits.decoders,
+            share_again,
+            ask_for,
+            self._adopt,
         )
         self._streams = Streams(
             self._schedule,
@@ -152,6 +160,12 @@ class Flow:
             self._stop()
         self._report(last=True)
         return self.progress
+
+    def _adopt(self, shares: Shares) -> None:
+        """The cluster has grown or shrunk: so does what may be in flight and identified at once."""
+        self._schedule.budget.limit = self._limits.frames_bytes or shares.budget_bytes
+        for stage in self._intake.stages().values():
+            stage.tasks = shares.identifiers
 
     # --- From names to videos.
 
@@ -254,8 +268,8 @@ class Flow:
         self._teller.event("retry", "watch", f"{first.video_id} window {first.index}", outcome.replica, failure.detail)
         if failure.what == "model":
             schedule.refused(batch, failure.detail)
-        elif failure.what == "lost":
-            schedule.frames_lost(batch, time.monotonic())
+        elif failure.what in ("lost", "full"):
+            schedule.frames_lost(batch, time.monotonic(), pause=failure.what == "full")
         else:
             schedule.replica_died(batch, failure.detail, blame=failure.what != "node")
 

@@ -21,7 +21,7 @@ from workers.limits import memory_limit
 
 BATCH = 16  # sources per task, once things run
 PROBE_BYTES = 2 << 30  # of private memory that opening a video may add to its process
-TRIES = {"died": 2, "node": 10, "lost": 10}  # for a source whose task ends without an answer, by why
+TRIES = {"died": 2, "node": 10, "lost": 10, "full": 6}  # for a source whose task ends without an answer, by why
 PASSING_TRIES = 6  # for one whose storage fails
 BACK_OFF_S = 1.0  # before the second try; doubled before each further one
 
@@ -168,7 +168,8 @@ class Stage:
             return []
         (item,) = task.items
         if task.tries < TRIES.get(failure.what, 1):
-            self._again.append((now, task.tries + 1, item))
+            pause_s = BACK_OFF_S * 2 ** (task.tries - 1) if failure.what == "full" else 0.0
+            self._again.append((now + pause_s, task.tries + 1, item))
             self.retries += 1
             return []
         reason: VideoReason = "timeout" if failure.what == "cancelled" else "crash"

@@ -18,11 +18,14 @@ from pipeline.log.records import Status
 from pipeline.plan import SECOND_US, Sampling, Window, Windowing, segments
 from pipeline.video import Video
 from workers.budget import Budget
-from workers.decoders import Decoders
+from workers.decoders import BACK_OFF_S, Decoders
 from workers.work import Answer, Batch, Decoded, DecodeOrder, Parcel, Waiting, Watched
 
 MAX_KILLS = 3  # replicas that a window may take with it before it is quarantined
 MAX_QUARANTINED = 3  # windows of one video, before the rest of it is given up
+MAX_REFUSED = 8  # windows of one video that the model refuses, before it has failed where none was answered,
+MAX_REFUSED_ROW = 30  # and in a row, before the rest of it is given up where some were
+MAX_NAMED = 5  # windows that the reason of a video names
 MAX_LOST = 3  # windows of one video that end every decoder, before it has failed
 MAX_LOSSES = 5  # times that a window's frames may vanish from the object store (with a node)
 NEAR = 4  # a replica looks so many calls ahead for frames on its own node,
@@ -40,6 +43,8 @@ class _Work:
     window_bytes: int
     answers: list[Answer] = field(default_factory=list)
     quarantined: list[str] = field(default_factory=list)
+    refused: int = 0
+    refused_row: int = 0  # without an answer in between
     blind: list[str] = field(default_factory=list)
     lost_us: set[tuple[int, int]] = field(default_factory=set)
 
@@ -172,17 +177,31 @@ class Schedule:
             self.budget.hold(-waiting.window_bytes)
             work = self._videos.get(waiting.window.video_id)
             if work is not None:
+                work.refused_row = 0
                 self._answer(work, Answer(waiting.decoded, said, waiting.kills + 1, replica))
 
     def refused(self, batch: Batch, detail: str) -> None:
-        """A model said that no retry can mend this batch (ModelError). Alone, it fails its video."""
+        """A model said that no retry can mend this batch (ModelError). A window alone is quarantined; where the model
+        refuses the first of them all, the video has failed."""
         for waiting in batch.members:
             self.budget.hold(-waiting.window_bytes)
-            if len(batch.members) == 1:
-                self.fail(waiting.window.video_id, f"model: {self._name(waiting.window)}: {detail}")
-            elif waiting.window.video_id in self._videos:
+            work = self._videos.get(waiting.window.video_id)
+            if work is None:
+                continue
+            if len(batch.members) > 1:
                 waiting.alone = True
                 self._hold(waiting)
+                continue
+            work.refused, work.refused_row = work.refused + 1, work.refused_row + 1
+            work.quarantined.append(f"{self._name(waiting.window)}: {detail}")
+            none_answered = not any(answer.replica for answer in work.answers)
+            enough = work.refused >= MAX_REFUSED or work.missing == 1
+            if none_answered and enough and work.refused == len(work.quarantined):
+                self.fail(work.video.video_id, f"model: {work.quarantined[0]}")
+            elif work.refused_row >= MAX_REFUSED_ROW and work.missing > 1:
+                self._give_up(work)
+            else:
+                self._one_less(work)
 
     def replica_died(self, batch: Batch, detail: str, blame: bool = True) -> None:
         """A replica died over this batch: its windows are watched again, alone; at `MAX_KILLS` one is quarantined.
@@ -203,15 +222,14 @@ class Schedule:
                 self._hold(waiting)
                 continue
             work.quarantined.append(f"{self._name(waiting.window)} ended {waiting.kills} replicas: {detail}")
-            if len(work.quarantined) >= MAX_QUARANTINED and work.missing > 1:
-                self._end(
-                    work.video.video_id, "quarantined", "; ".join(work.quarantined) + "; the rest was not watched"
-                )
+            if len(work.quarantined) - work.refused >= MAX_QUARANTINED and work.missing > 1:
+                self._give_up(work)
             else:
                 self._one_less(work)
 
-    def frames_lost(self, batch: Batch, now: float) -> None:
-        """The frames of this batch vanished before it was watched (with their node): they are decoded again."""
+    def frames_lost(self, batch: Batch, now: float, pause: bool = False) -> None:
+        """The frames of this batch vanished before it was watched (with their node): they are decoded again; after a
+        `pause`, doubled each time, where there was no room for them."""
         for waiting in batch.members:
             self.budget.hold(-waiting.window_bytes)
             window = waiting.window
@@ -221,9 +239,11 @@ class Schedule:
             key = window.video_id, window.index
             losses = self._losses[key] = self._losses.get(key, 0) + 1
             if losses > MAX_LOSSES:
-                self.fail(window.video_id, f"storage: {self._name(window)}: its frames vanished {losses} times")
+                why = "found no room" if pause else "vanished"
+                self.fail(window.video_id, f"storage: {self._name(window)}: its frames {why} {losses} times")
             else:
-                self.decoders.again(work.video, work.order, work.window_bytes, window.index, now)
+                not_before = now + (BACK_OFF_S * 2 ** (losses - 1) if pause else 0.0)
+                self.decoders.again(work.video, work.order, work.window_bytes, window.index, not_before)
 
     # --- Ends.
 
@@ -256,7 +276,10 @@ class Schedule:
         work.missing -= 1
         if work.missing == 0:
             status: Status = "quarantined" if work.quarantined else "done"
-            self._end(work.video.video_id, status, "; ".join(work.quarantined))
+            self._end(work.video.video_id, status, _named(work.quarantined))
+
+    def _give_up(self, work: _Work) -> None:
+        self._end(work.video.video_id, "quarantined", f"{_named(work.quarantined)}; the rest was not watched")
 
     def _end(self, video_id: str, status: Status, reason: str) -> None:
         work = self._videos.pop(video_id)
@@ -286,6 +309,11 @@ class Schedule:
     def _name(self, window: Window) -> str:
         from_s, to_s = window.start_us / SECOND_US, window.end_us / SECOND_US
         return f"window {window.index} ({from_s:.3f}-{to_s:.3f} s)"
+
+
+def _named(quarantined: Sequence[str]) -> str:
+    more = len(quarantined) - MAX_NAMED
+    return "; ".join(quarantined[:MAX_NAMED]) + (f"; and {more:,} windows more" if more > 0 else "")
 
 
 def _place(waiting: Waiting) -> tuple[int, int]:

@@ -200,12 +200,17 @@ def test_a_window_that_ends_three_replicas_is_quarantined_and_the_rest_is_kept(
     assert kept == [0, 1, 2, 3, 5]
 
 
-def test_what_no_retry_can_mend_fails_its_video_alone(archive: Path, tmp_path: Path, read_log: Any) -> None:
-    summary = _run(
-        archive, tmp_path / "log", FRAGILE, settings={"at_us": [7_000_000], "how": "refuse", "batch_windows": 2}
-    )
-    assert (summary.videos, summary.failed, summary.totals["replica_deaths"]) == (2, 1, 0)
-    assert "model: window 4 (6.000-8.000 s): this window is longer than the context" in summary.failures[0][1]
+def test_a_window_that_the_model_refuses_is_quarantined_and_the_rest_is_kept(
+    archive: Path, tmp_path: Path, read_log: Any
+) -> None:
+    log = tmp_path / "log"
+    summary = _run(archive, log, FRAGILE, settings={"at_us": [7_000_000], "how": "refuse", "batch_windows": 2})
+    assert (summary.videos, summary.quarantined, summary.totals["replica_deaths"]) == (2, 1, 0)
+    assert summary.failures[0][1] == "window 4 (6.000-8.000 s): this window is longer than the context"
+    (row,) = [v for v in read_log(log, "videos") if v["status"] == "quarantined"]
+    kept = sorted(w["window"] for w in read_log(log, "windows") if w["video_id"] == row["video_id"])
+    assert kept == [0, 1, 2, 3, 5]
+    assert any(e["video_id"] == row["video_id"] for e in read_log(log, "events"))
 
 
 @pytest.mark.parametrize(("load", "said"), [("refuse", "cannot be read"), ("exit", "no replica can be started")])

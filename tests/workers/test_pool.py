@@ -17,7 +17,7 @@ from workers import ends
 from workers.ends import MAX_DEADLY_VIDEOS
 from workers.pool import Pool
 from workers.schedule import Schedule
-from workers.work import Decoded, Parcel, Watched
+from workers.work import Batch, Decoded, Parcel, Waiting, Watched
 
 
 @pytest.fixture
@@ -131,6 +131,21 @@ def test_two_bad_videos_next_to_each_other_do_not_end_the_run(clock: Clock) -> N
         "good": "done",
     }
     assert run.pool.deaths == 18
+
+
+@pytest.mark.parametrize("error", [ray_errors.OutOfDiskError("spill"), ray_errors.ObjectStoreFullError()])
+def test_a_full_object_store_is_no_fault_of_window_or_replica(error: Exception, clock: Clock) -> None:
+    def answer(windows: list[Window]) -> list[WindowEvents]:
+        raise ray_errors.RayTaskError("watch", "", error)  # as Ray wraps what fetching the frames raises
+
+    pool = _pool(_loads(), 1, answer)
+    up(pool, clock)
+    member = pool.next_free()
+    window = Window("v", 0, 0, 8)
+    pool.watch(Batch(1, (Waiting(Decoded(window, (), (), 0.0, 0), object(), 0, 0, 0),)))
+    outcome = pool.collect(pool.refs()[0])
+    assert outcome is not None and outcome.failure is not None and outcome.failure.what == "full"
+    assert pool.deaths == 0 and pool.next_free() is member
 
 
 def test_replicas_that_die_over_whatever_they_are_given_end_the_run(clock: Clock) -> None:

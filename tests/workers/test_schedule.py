@@ -15,7 +15,16 @@ from pipeline.event import WindowEvents
 from pipeline.plan import SECOND_US, Sampling, Segment, Windowing
 from pipeline.video import Video
 from workers.decoders import TRIES
-from workers.schedule import MAX_KILLS, MAX_LOSSES, MAX_LOST, MAX_QUARANTINED, Schedule
+from workers.schedule import (
+    MAX_KILLS,
+    MAX_LOSSES,
+    MAX_LOST,
+    MAX_NAMED,
+    MAX_QUARANTINED,
+    MAX_REFUSED,
+    MAX_REFUSED_ROW,
+    Schedule,
+)
 from workers.work import Answer, Batch, Decoded, DecodeOrder, Parcel, Watched
 
 SAMPLING = Sampling(fps=Fraction(1), short_side=None)
@@ -60,7 +69,7 @@ class _World:
         self.watched: Counter[tuple[str, int]] = Counter()
         self.kills: Counter[tuple[str, int]] = Counter()
         self.now = 0.0
-        self.peak = 0
+        self.peak = self.refused = 0
 
     def play(self, videos: list[Video], replicas: int = 2, most: int = 0) -> None:
         rest = list(reversed(videos))
@@ -132,6 +141,7 @@ class _World:
                     self.kills[key] += 1
             self.schedule.replica_died(batch, "segfault")
         elif "refuse" in bad:
+            self.refused += 1
             self.schedule.refused(batch, "too long")
         elif "lose" in bad:
             self.schedule.frames_lost(batch, self.now)
@@ -186,7 +196,10 @@ def test_every_video_ends_once_and_as_it_must(sizes, fates, decoders, batch_wind
         if not of_it:
             assert watched.status == "done" and watched.reason == ""
             assert indices == list(range(count))
-        elif set(of_it.values()) == {"kill"} and len(of_it) < MAX_QUARANTINED:
+        elif set(of_it.values()) == {"refuse"} and (len(of_it) == count or indices == []):
+            assert watched.status == "failed" and watched.reason.startswith("model: window ")
+            assert len(of_it) >= min(MAX_REFUSED, count)
+        elif set(of_it.values()) == {"refuse"} or (set(of_it.values()) == {"kill"} and len(of_it) < MAX_QUARANTINED):
             assert watched.status == "quarantined"
             assert indices == [i for i in range(count) if i not in of_it]
             assert all(f"window {i} " in watched.reason for i in of_it)
@@ -194,9 +207,9 @@ def test_every_video_ends_once_and_as_it_must(sizes, fates, decoders, batch_wind
             assert watched.status == "done" and indices == list(range(count))
             lost = {(a.decoded.window.start_us, a.decoded.window.end_us) for a in watched.answers if not a.replica}
             assert len(lost) == len(of_it) and lost == set(watched.lost_us)
-        elif not set(of_it.values()) & {"kill", "decode:crash"}:
+        elif not set(of_it.values()) & {"kill", "decode:crash", "refuse"}:
             assert watched.status == "failed"
-        elif set(of_it.values()) != {"kill"} and "decode:crash" not in of_it.values():
+        elif set(of_it.values()) - {"kill", "decode:crash", "refuse"}:
             assert watched.status in ("failed", "quarantined")
         if watched.status == "failed":
             assert not watched.answers and watched.reason
@@ -353,11 +366,65 @@ def test_a_batch_that_decoders_may_still_fill_is_held_back() -> None:
     assert batch is not None and len(batch.windows) == 3
 
 
+def _refusing(*refused: int, seconds: float = 1000) -> tuple[Watched, _World]:
+    world = _World(_schedule(), 5, {("v", index): "refuse" for index in refused})
+    world.play([_video("v", seconds)])
+    (watched,) = world.finished
+    return watched, world
+
+
+def test_a_refused_window_is_quarantined_and_the_rest_of_a_long_video_is_kept() -> None:
+    count = WINDOWING.count(1000 * SECOND_US)
+    watched, _ = _refusing(100)
+    assert watched.status == "quarantined" and watched.reason == "window 100 (300.000-304.000 s): too long"
+    assert [a.decoded.window.index for a in watched.answers] == [i for i in range(count) if i != 100]
+    many = range(10, 10 + 5 * 10, 10)
+    watched, _ = _refusing(*many, 200)
+    assert watched.reason.count("too long") == MAX_NAMED and watched.reason.endswith("; and 1 windows more")
+    assert len(watched.answers) == count - 6
+
+
+def test_a_video_whose_every_window_is_refused_has_failed_after_a_few() -> None:
+    watched, world = _refusing(*range(WINDOWING.count(1000 * SECOND_US)))
+    assert watched.status == "failed" and watched.reason.startswith("model: window ")
+    assert watched.reason.endswith(": too long") and not watched.answers
+    assert MAX_REFUSED <= world.refused <= MAX_REFUSED + 1  # another replica may have one meanwhile
+    short, _ = _refusing(0, seconds=3)
+    assert short.status == "failed" and short.reason == "model: window 0 (0.000-3.000 s): too long"
+
+
+def test_the_rest_of_a_video_is_given_up_when_the_model_goes_on_refusing_it() -> None:
+    watched, world = _refusing(*range(20, WINDOWING.count(1000 * SECOND_US)))
+    assert watched.status == "quarantined" and watched.reason.endswith("; the rest was not watched")
+    assert len(watched.answers) == 20 and MAX_REFUSED_ROW <= world.refused <= 2 * MAX_REFUSED_ROW
+
+
 def test_frames_that_vanish_again_and_again_fail_their_video() -> None:
     world = _World(_schedule(), 3, {("v", 1): "lose"})
     world.play([_video("v")])
     assert world.finished[0].status == "failed"
     assert f"vanished {MAX_LOSSES + 1} times" in world.finished[0].reason
+
+
+def test_frames_that_found_no_room_are_decoded_again_after_longer_and_longer_pauses() -> None:
+    schedule = _schedule(decoders=1)
+    schedule.add(_video("v", 4))  # one window
+    now, pauses = 100.0, []
+    while not (finished := list(schedule.finished())):
+        order = schedule.next_decode(now)
+        if order is None:
+            at = schedule.decoders.retry_at()
+            assert at is not None
+            pauses.append(at - now)
+            now = at
+            continue
+        _take(schedule, order, 0)
+        schedule.decoders.ended(order.number, now)
+        batch = schedule.next_batch()
+        assert batch is not None and batch.members[0].kills == 0
+        schedule.frames_lost(batch, now, pause=True)
+    assert pauses == [1, 2, 4, 8, 16]
+    assert finished[0].reason.startswith("storage: window 0") and "found no room" in finished[0].reason
 
 
 def test_a_video_without_duration_is_a_failed_row() -> None:
