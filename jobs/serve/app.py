@@ -26,6 +26,9 @@ from pipeline.errors import SecondsightError
 
 WEB = Path(__file__).with_name("web")
 
+#: What needs no token: the page, which asks for it, and probes. None of it tells anything of the log.
+PUBLIC = ("", "/", "/healthz", "/readyz", "/openapi.json", "/api/session", *(f"/{file.name}" for file in WEB.iterdir()))
+
 TITLE = "Secondsight"
 DESCRIPTION = """Every second of a video archive, queryable. Times in answers are integer microseconds on the video's
 own timeline; times in questions are written as people write them (45, 45.5, 1:02:45.5). Only reads."""
@@ -56,7 +59,7 @@ def create_app(settings: Settings) -> ASGIApp:
     _session(app)
     _errors(app)
     app.mount("/", StaticFiles(directory=WEB, html=True))
-    return Guard(app, settings, site.gate)
+    return Guard(app, settings, site.gate, PUBLIC)
 
 
 def _session(app: FastAPI) -> None:
@@ -83,7 +86,7 @@ def _session(app: FastAPI) -> None:
                 site.gate.cookie_name,
                 site.gate.cookie(),
                 max_age=LASTS_S,
-                path="/api",
+                path=_below(request),
                 httponly=True,
                 samesite="strict",
                 secure=site.settings.secure,
@@ -94,8 +97,13 @@ def _session(app: FastAPI) -> None:
     async def end(request: Request, site: SiteOf) -> Response:
         """Forget the cookie."""
         answer = reply(request, {"lasts_s": 0})
-        answer.delete_cookie(site.gate.cookie_name, path="/api")
+        answer.delete_cookie(site.gate.cookie_name, path=_below(request))
         return answer
+
+
+def _below(request: Request) -> str:
+    """The path that a browser sends the cookie to: the API's, also where a prefix stands before it."""
+    return str(request.scope.get("root_path", "")) + "/api"
 
 
 def _errors(app: FastAPI) -> None:

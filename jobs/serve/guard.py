@@ -5,19 +5,17 @@ Plain ASGI, so that streams go through as they are.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
+from starlette._utils import get_route_path  # what its router goes by: a guard that reads paths otherwise is none
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jobs.serve.reply import Problem
 from jobs.serve.session import Gate
 from jobs.serve.settings import Settings
-
-#: Below this a client must show who it is; the page itself, which asks for the token, holds nothing of the log.
-PRIVATE = "/api/"
-PUBLIC = ("/api/session",)
 
 #: Where the one kind of large request goes.
 PICTURES = "/api/search/image"
@@ -38,8 +36,10 @@ HEADERS = {
 
 
 class Guard:
-    def __init__(self, app: ASGIApp, settings: Settings, gate: Gate) -> None:
-        self.app, self._settings, self.gate = app, settings, gate
+    """`public`: paths (below the prefix that the application is mounted at) that need no token; all others do."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, gate: Gate, public: Collection[str]) -> None:
+        self.app, self._settings, self.gate, self._public = app, settings, gate, frozenset(public)
         self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,10 +60,21 @@ class Guard:
                     headers.setdefault(name, value)
             await send(message)
 
+        path, taken = get_route_path(scope), 0
+        most = self._settings.limits.picture_bytes if path == PICTURES else self._settings.limits.body_bytes
+
+        async def received() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > most:  # whatever its headers said, or did not say
+                raise _too_large(most)
+            return message
+
         self._in_flight += 1
         try:
-            self._check(scope)
-            await self.app(scope, receive, sent)
+            self._check(scope, path, most)
+            await self.app(scope, received, sent)
         except Problem as problem:
             if begun:
                 raise
@@ -71,7 +82,7 @@ class Guard:
         finally:
             self._in_flight -= 1
 
-    def _check(self, scope: Scope) -> None:
+    def _check(self, scope: Scope, path: str, most: int) -> None:
         limits, headers = self._settings.limits, Headers(scope=scope)
         if len(scope.get("raw_path", b"")) + len(scope["query_string"]) > limits.query_bytes:
             raise Problem(414, "too_long", f"an address of more than {limits.query_bytes} bytes: ask for less at once")
@@ -84,10 +95,9 @@ class Guard:
         if scope["method"] not in ("GET", "HEAD", "POST", "DELETE", "OPTIONS"):
             raise Problem(405, "method", "the log is only read here: GET", headers={"Allow": "GET, HEAD"})
         length = headers.get("content-length", "0")
-        most = limits.picture_bytes if scope["path"] == PICTURES else limits.body_bytes
-        if not length.isdigit() or int(length) > most:
-            raise Problem(413, "too_large", f"a request of more than {most} bytes")
-        if scope["path"].startswith(PRIVATE) and scope["path"] not in PUBLIC and not self._known(headers):
+        if not (length.isascii() and length.isdigit()) or len(length) > 18 or int(length) > most:
+            raise _too_large(most)
+        if path not in self._public and not self._known(headers):
             raise Problem(
                 401,
                 "token",
@@ -119,3 +129,7 @@ class Guard:
         except CookieError:
             return False
         return morsel is not None and self.gate.cookie_is_valid(morsel.value)
+
+
+def _too_large(most: int) -> Problem:
+    return Problem(413, "too_large", f"a request of more than {most} bytes")

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from jobs.serve import shapes
-from jobs.serve.reply import Problem, reply
+from jobs.serve.reply import reply
 from jobs.serve.site import KindList, RunId, Site, SiteOf, Time, VideoName, answers, us
 
 router = APIRouter(prefix="/api/search", tags=["search"])
@@ -39,7 +39,7 @@ async def image(
 
     By the vision features that a Qwen3-VL leaves beside the log; 422 where the log has none.
     """
-    data = await _body(request, site)
+    data = await request.body()  # no larger than the guard lets through
     start_us, end_us = (None if t is None else us(t) for t in (start, end))
     return reply(
         request,
@@ -79,14 +79,3 @@ async def like(
 
 def _run(site: Site, run: str | None) -> str | None:
     return None if run is None else str(site.archive.run(run)["run_id"])
-
-
-async def _body(request: Request, site: Site) -> bytes:
-    """The picture, however its length is (or is not) announced."""
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > site.limits.picture_bytes:
-            raise Problem(413, "too_large", f"a picture of more than {site.limits.picture_bytes >> 20} MiB")
-        parts.append(part)
-    return b"".join(parts)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,8 +18,10 @@ from pipeline.errors import LogError, SecondsightError, UsageError, VideoError
 COMPRESSED = 2048
 
 
-class Problem(Exception):
+class Problem(HTTPException):
     """An answer other than the one asked for: HTTP `status`, `code` for programs, `message` for people."""
+
+    # An HTTPException, so that FastAPI lets it through wherever it is raised, also while it reads a body.
 
     def __init__(
         self,
@@ -29,15 +32,18 @@ class Problem(Exception):
         retry_s: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(message)
-        self.status, self.code, self.message = status, code, message
-        self.headers = dict(headers or {})
+        said = dict(headers or {})
         if retry_s is not None:
-            self.headers["Retry-After"] = str(retry_s)
+            said["Retry-After"] = str(retry_s)
+        super().__init__(status, message, said)
+        self.status, self.code, self.message = status, code, message
+
+    def __str__(self) -> str:
+        return self.message
 
     def reply(self) -> Response:
         body = dumps({"error": {"code": self.code, "message": self.message}})
-        return Response(body, self.status, {"Cache-Control": "no-store", **self.headers}, "application/json")
+        return Response(body, self.status, {"Cache-Control": "no-store", **(self.headers or {})}, "application/json")
 
 
 #: Why a video cannot be shown -> status.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -74,6 +77,21 @@ def test_too_long_too_large_and_not_for_writing(client: Any) -> None:
     refused(client.get("/api/nothing"), 404)
     refused(client.get("/api/videos?limit=0"), 422)
     refused(client.get("/api/videos?limit=many"), 422)
+
+
+def test_bodies_that_do_not_say_how_long_they_are(served: Served) -> None:
+    def body(size: int) -> Iterator[bytes]:
+        for _ in range(size >> 10):
+            yield b" " * 1024
+
+    limits = Limits(body_bytes=16 << 10, picture_bytes=64 << 10)
+    with TestClient(create_app(Settings(str(served.log), limits=limits))) as client:
+        for path, most in (("/api/sql", limits.body_bytes), ("/api/search/image", limits.picture_bytes)):
+            assert str(most) in refused(client.post(path, content=body(4 << 20)), 413, "too_large")
+            assert "content-length" not in client.post(path, content=body(1 << 10)).request.headers
+            assert client.post(path, content=body(most)).status_code != 413
+    for length in ("²", "-1", "1e3", "9" * 5000):
+        assert status(create_app(Settings(str(served.log))), "/healthz", headers={"content-length": length}) == 413
 
 
 def test_absent_log_and_no_log(tmp_path: Path) -> None:
@@ -148,6 +166,71 @@ def test_token(served: Served) -> None:
         assert client.get("/api/videos/harbour.mp4/still?t=1").status_code == 200  # by the cookie alone
         client.delete("/api/session")
         refused(client.get("/api/overview"), 401)
+
+
+def status(
+    app: Any, path: str, *, root_path: str = "", method: str = "GET", headers: dict[str, str] | None = None
+) -> int:
+    """What is said to a path as it is: the clients at hand make odd ones plain."""
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
+        "path": unquote(path), "raw_path": path.encode(), "root_path": root_path, "query_string": b"",
+        "headers": [(b"host", b"127.0.0.1"), *((k.encode(), v.encode("latin-1")) for k, v in (headers or {}).items())],
+        "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80),
+    }  # fmt: skip
+    told: list[int] = []
+    given = iter([{"type": "http.request", "body": b"", "more_body": False}])
+
+    async def receive() -> dict[str, Any]:
+        for message in given:
+            return message
+        await asyncio.sleep(3600)  # the client waits
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        told.append(message.get("status", 0))
+
+    asyncio.run(app(scope, receive, send))
+    return told[0]
+
+
+@pytest.mark.parametrize("root_path", ["", "/sight", "/sight/of/things"])
+def test_everything_else_wants_the_token_also_under_a_prefix(served: Served, root_path: str) -> None:
+    token = "a-token-of-some-length"
+    app = create_app(Settings(str(served.log), token=token))
+    shown = {"authorization": f"Bearer {token}"}
+    with TestClient(app) as client:
+        document = client.get("/openapi.json").json()
+        for prefix in {"", root_path}:  # a proxy may have taken it off
+            asked = 0
+            for path in set(document["paths"]) - {"/api/session"}:
+                whole = prefix + path.replace("{", "").replace("}", "")
+                for method in document["paths"][path]:
+                    assert status(app, whole, root_path=root_path, method=method.upper()) == 401, whole
+                    asked += 1
+            assert asked > 20
+            assert status(app, f"{prefix}/api/overview", root_path=root_path, headers=shown) == 200
+            for path in ("/", "/app.js", "/docs.html", "/healthz", "/readyz", "/openapi.json"):
+                assert status(app, prefix + path, root_path=root_path) == 200, path
+        for odd in (
+            "//api/overview", "/api//overview", "/api%2foverview", "/%61pi/overview", "/API/overview",
+            "/./api/overview", "/x/../api/overview", "/app.js/../api/overview", "/api/overview/",
+            "/api/session/../overview", "/api",
+            "/healthz/../api/overview", f"{root_path}{root_path}/api/overview", "/sigh/api/overview",
+            "/sightapi/overview",
+        ):  # fmt: skip
+            for path in (odd, root_path + odd):
+                assert status(app, path, root_path=root_path) == 401, path
+
+
+def test_cookie_under_a_prefix(served: Served) -> None:
+    token = "a-token-of-some-length"
+    with TestClient(create_app(Settings(str(served.log), token=token)), root_path="/sight") as client:
+        answer = client.post("/sight/api/session", headers={"Authorization": f"Bearer {token}"})
+        assert "Path=/sight/api;" in answer.headers["set-cookie"]
+        assert client.get("/sight/api/overview").status_code == 200
+        client.delete("/sight/api/session")
+        refused(client.get("/sight/api/overview"), 401)
 
 
 def test_cookies_end_and_cannot_be_made_up() -> None:
