@@ -3,7 +3,7 @@
 # The driver of the GPUs and its container toolkit are the node's. The cuda image runs without GPUs too.
 FROM python:3.11-slim AS base
 
-# KubeRay starts Ray through a login shell: what it needs lies on the login PATH (/usr/local/bin), not in a venv.
+# KubeRay starts Ray through a shell, where it is told so a login shell: what that needs lies in /usr/local/bin, no venv.
 RUN useradd --uid 1000 --user-group --create-home secondsight \
     && apt-get update \
     && apt-get install --yes --no-install-recommends ffmpeg procps wget \
@@ -18,7 +18,7 @@ COPY pipeline pipeline
 COPY model model
 COPY workers workers
 COPY jobs jobs
-RUN pip install -c constraints.txt '.[s3,trace]' 'ray[serve]' && rm -rf /src/*
+RUN pip install -c constraints.txt '.[s3,serve,faces,trace]' 'ray[serve]' && rm -rf /src/*
 USER 1000
 WORKDIR /home/secondsight
 RUN secondsight --help > /dev/null
@@ -30,7 +30,7 @@ COPY pipeline pipeline
 COPY model model
 COPY workers workers
 COPY jobs jobs
-RUN pip install -c constraints.txt '.[s3,trace,decord,qwen]' 'ray[serve]' && rm -rf /src/*
+RUN pip install -c constraints.txt '.[s3,serve,faces,trace,decord,qwen]' 'ray[serve]' && rm -rf /src/*
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility,video
 USER 1000
 WORKDIR /home/secondsight

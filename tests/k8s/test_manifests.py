@@ -6,6 +6,7 @@ import copy
 import importlib.util
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ RAY = ("RayCluster", "RayJob", "RayService")
 BUILT = {folder: build(K8S / folder) for folder in FOLDERS}
 RAY_OBJECTS = [(folder, thing) for folder, things in BUILT.items() for thing in things if thing["kind"] in RAY]
 IDS = [f"{folder}:{thing['kind']}" for folder, thing in RAY_OBJECTS]
+JOBS = [(folder, thing) for folder, things in BUILT.items() for thing in things if thing["kind"] == "Job"]
 
 
 def _bytes(quantity: str) -> float:
@@ -38,7 +40,10 @@ def _bytes(quantity: str) -> float:
 
 def _containers(thing: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     """(where, pod specification, container) of all pods of an object."""
-    pods = [(name, group["template"]["spec"]) for name, group in groups_of(thing)]
+    if thing["kind"] == "Job":
+        pods = [("job", thing["spec"]["template"]["spec"])]
+    else:
+        pods = [(name, group["template"]["spec"]) for name, group in groups_of(thing)]
     if submitter := thing["spec"].get("submitterPodTemplate"):
         pods.append(("submitter", submitter["spec"]))
     for name, pod in pods:
@@ -130,7 +135,7 @@ def test_clusters_grow_want_a_token_and_survive_their_head(folder: str, thing: d
         assert tolerance["redisAddress"].split(":")[0] in services
 
 
-@pytest.mark.parametrize(("folder", "thing"), RAY_OBJECTS, ids=IDS)
+@pytest.mark.parametrize(("folder", "thing"), [*RAY_OBJECTS, *JOBS], ids=[*IDS, *(folder for folder, _ in JOBS)])
 def test_pods_are_restricted_limited_and_probed(folder: str, thing: dict[str, Any]) -> None:
     for where, pod, container in _containers(thing):
         said = (folder, where)
@@ -140,14 +145,28 @@ def test_pods_are_restricted_limited_and_probed(folder: str, thing: dict[str, An
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}, said
         limits, requests = container["resources"]["limits"], container["resources"]["requests"]
         assert limits["memory"] == requests["memory"] and limits["cpu"] and requests["cpu"], said
-        assert where == "submitter" or {"livenessProbe", "readinessProbe"} <= container.keys(), said
+        assert where in ("submitter", "job") or {"livenessProbe", "readinessProbe"} <= container.keys(), said
         for variable in container.get("env", ()):
             secret = re.search(r"TOKEN|KEY|SECRET|PASSWORD", variable["name"])
             assert not secret or "secretKeyRef" in variable["valueFrom"], (said, variable)
         if gpus := limits.get("nvidia.com/gpu"):
             assert requests["nvidia.com/gpu"] == gpus, said
             assert any(t["key"] == "nvidia.com/gpu" for t in pod["tolerations"]), said
-    assert cluster_of(thing)["autoscalerOptions"]["securityContext"]["runAsNonRoot"] is True
+    if thing["kind"] in RAY:
+        assert cluster_of(thing)["autoscalerOptions"]["securityContext"]["runAsNonRoot"] is True
+
+
+def test_the_checkpoint_is_put_where_runs_on_gpus_look_for_it() -> None:
+    ((_, job),) = JOBS
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    python, dash_m, module = container["command"]
+    assert (python, dash_m) == ("python", "-m") and importlib.util.find_spec(module) is not None
+    (config,) = [o["data"] for o in BUILT["overlays/gpu/run"] if o["kind"] == "ConfigMap"]
+    options = shlex.split(config["SECONDSIGHT_OPTIONS"])
+    assert container["args"][1] == options[options.index("--model") + 1]
+    assert container["args"][1].rpartition("/")[2] == container["args"][0].rpartition("/")[2]
+    (mount,) = container["volumeMounts"]
+    assert f"--scratch={mount['mountPath']}" in container["args"]
 
 
 @pytest.mark.parametrize(("folder", "thing"), RAY_OBJECTS, ids=IDS)
@@ -184,13 +203,12 @@ def test_what_is_served_is_there_and_its_secrets_are_documented() -> None:
         (app,) = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"]
         module, _, attribute = app["import_path"].partition(":")
         assert attribute == "deployment" and importlib.util.find_spec(module) is not None
-    for _, thing in RAY_OBJECTS:
+    for folder, things in BUILT.items():
         for name in set(
-            re.findall(r"'(?:secretName|name)': '(secondsight-(?:ray|redis|query|storage|hub))'", str(thing))
+            re.findall(r"'(?:secretName|name)': '(secondsight-(?:ray|redis|query|storage|hub))'", str(things))
         ):
             assert f"create secret generic {name} " in page, name
-    for folder in FOLDERS:
-        if any(o["kind"] in RAY for o in BUILT[folder]):
+        if any(o["kind"] in (*RAY, "Job") for o in things):
             assert f"k8s/{folder}" in page, folder
 
 
