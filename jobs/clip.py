@@ -12,7 +12,7 @@ from pipeline.clock import parse_time
 from pipeline.errors import UsageError
 from pipeline.plan import SECOND_US
 from pipeline.query import Query
-from pipeline.redact import editor
+from pipeline.redacted import editor
 
 DESCRIPTION = """\
 Cut the exact span of an event out of its video, with its sound.
@@ -58,8 +58,9 @@ def main(args: argparse.Namespace) -> int:
         what = "span"
     start_us, end_us = max(0, start_us - pad_us), end_us + pad_us
     out = Path(args.out or f"{stem(match)}_{start_us / SECOND_US:.3f}-{end_us / SECOND_US:.3f}.mp4")
-    hide = editor(args.log, match.entry.run_id, following=True)
     uri = film(match)
+    hiding = editor(args.log, match.entry.run_id, uri)
+    hide = None if hiding is None else hiding.following(start_us, end_us)
     made = clip(uri, start_us, end_us, out, overwrite=args.force, edit=hide)
     print(printable(f"{what}: {uri} from {hms(made.start_us)} to {hms(made.end_us)}"))
     print(f"{made.path}  {made.frames} frames, {made.copied} of them copied, {made.size_bytes / 1e6:.2f} MB")

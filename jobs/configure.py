@@ -40,10 +40,10 @@ def configure(
     if decoder is not None:
         sampling = replace(sampling, decoder=decoder)
     if redact is not None:
-        from pipeline.redact import parse, redactor
+        from pipeline.redact import parse, pledged
 
-        sampling = replace(sampling, redact=parse(redact))
-        redactor(sampling.redact)  # what is wrong with it should be said before anything begins
+        # What is wrong with it is said before anything begins, and workers must hide by the very same detectors.
+        sampling = pledged(replace(sampling, redact=parse(redact)))
     if window_s is not None:
         length_us = round(window_s * 1e6)
         # A window shorter than the model's own keeps its share of overlap, not its seconds.

@@ -10,7 +10,7 @@ from jobs.pictured import film, save, stem
 from pipeline.clock import format_time, parse_time
 from pipeline.plan import SECOND_US
 from pipeline.query import Query
-from pipeline.redact import editor
+from pipeline.redacted import editor
 from pipeline.stills import still
 
 DESCRIPTION = """\
@@ -35,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     match = Query(args.log).find(args.video, args.run)
     time_us = parse_time(args.time)
-    found = still(film(match), time_us, height=args.height, edit=editor(args.log, match.entry.run_id))
+    uri = film(match)
+    found = still(uri, time_us, height=args.height, edit=editor(args.log, match.entry.run_id, uri))
     out = Path(args.out or f"{stem(match)}_{found.time_us / SECOND_US:.3f}.jpg")
     save(out, found.jpeg, args.force)
     print(printable(f"{out}  {found.width}x{found.height}, on screen from {format_time(found.time_us)}"))

@@ -18,6 +18,7 @@ from pipeline.errors import UsageError, VideoError
 from pipeline.plan import SECOND_US, Sampling, Window
 from pipeline.probe import probe
 from pipeline.redact import parse, redactor
+from pipeline.redacted import Hiding
 from pipeline.storage import open_object
 from pipeline.video import Video
 
@@ -144,11 +145,13 @@ def _folder(name: str) -> Path:
 
 def _at(video: Video, times: list[int], sampling: Sampling, limits: DecodeLimits) -> Iterator[tuple[int, int, Any]]:
     last: int | None = None
-    hide = redactor(sampling.redact) if sampling.redact else None
+    hide = Hiding(video, sampling, redactor(sampling.redact)) if sampling.redact else None
     for answer in decode_times(video, times, replace(sampling, redact=()), limits):
         if answer.time_us != last:
             seen = answer.pixels
-            yield answer.time_us, answer.end_us, seen if hide is None or seen is None else hide.picture(seen)
+            if hide is not None and seen is not None:
+                seen = hide(seen, answer.at_us, answer.time_us, answer.end_us)
+            yield answer.time_us, answer.end_us, seen
         last = answer.time_us
 
 

@@ -73,8 +73,8 @@ def run_arguments(actions: Sequence[argparse.Action], values: argparse.Namespace
 def localise(values: argparse.Namespace, folder: Path) -> list[str]:
     """Make the arguments mean the same on another machine; returns what the user should know.
 
-    Paths become absolute, and lists (`@FILE`, `@-`) and prompts are copied to `folder`. Raises UsageError for a file
-    that is not there.
+    Paths become absolute, and lists (`@FILE`, `@-`), prompts and the weights of `--redact` are copied to `folder`.
+    Raises UsageError for a file that is not there.
     """
     notices: list[str] = []
     shared: list[str] = []
@@ -93,9 +93,22 @@ def localise(values: argparse.Namespace, folder: Path) -> list[str]:
     if getattr(values, "prompt", None) and values.prompt.endswith(".toml"):
         _copy(values.prompt, folder / Path(values.prompt).name)
         values.prompt = Path(values.prompt).name
+    if getattr(values, "redact", None):
+        from pipeline.redact import parse
+
+        values.redact = ",".join(_shipped_weights(spec, folder) for spec in parse(values.redact))
     if shared:
         notices.append("every node must see " + ", ".join(shared[:3]) + (", ..." if len(shared) > 3 else ""))
     return notices
+
+
+def _shipped_weights(spec: str, folder: Path) -> str:
+    """A part of `--redact`, with the weights that it names beside the job's other files."""
+    what, _, path = spec.partition("=")
+    if not path:
+        return spec
+    _copy(path, folder / Path(path).name)
+    return f"{what}={Path(path).name}"
 
 
 def _absolute(name: str, shared: list[str]) -> str:

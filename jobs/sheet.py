@@ -8,7 +8,7 @@ from pathlib import Path
 from jobs.output import printable
 from jobs.pictured import events_of, film, save, stem
 from pipeline.query import Query
-from pipeline.redact import editor
+from pipeline.redacted import editor
 from pipeline.sheet import sheet
 
 DESCRIPTION = """\
@@ -34,14 +34,15 @@ def main(args: argparse.Namespace) -> int:
     query = Query(args.log)
     match = query.find(args.video, args.run)
     events = [e for e in events_of(query, match) if not args.kind or e["kind"] in args.kind]
+    uri = film(match)
     picture = sheet(
-        film(match),
+        uri,
         events,
         title=match.name.rsplit("/", 1)[-1],
         columns=args.columns,
         rows=args.rows,
         width=args.width,
-        edit=editor(args.log, match.entry.run_id),
+        edit=editor(args.log, match.entry.run_id, uri),
     )
     out = Path(args.out or f"{stem(match)}_sheet.jpg")
     save(out, picture, args.force)

@@ -10,7 +10,7 @@ from jobs.output import printable
 from jobs.pictured import events_of, film, save, stem
 from pipeline.errors import VideoError
 from pipeline.query import Query
-from pipeline.redact import editor
+from pipeline.redacted import editor
 from pipeline.timeline import even_stills, timeline
 
 DESCRIPTION = """\
@@ -40,7 +40,8 @@ def main(args: argparse.Namespace) -> int:
     pictures = []
     try:
         if not args.no_stills:
-            pictures = even_stills(film(match), edit=editor(args.log, match.entry.run_id))
+            uri = film(match)
+            pictures = even_stills(uri, edit=editor(args.log, match.entry.run_id, uri))
     except VideoError as error:
         print(f"secondsight: without stills: {error}", file=sys.stderr)
     drawn = timeline(match.entry.duration_us or 0, events, title=match.name.rsplit("/", 1)[-1], pictures=pictures)

@@ -69,7 +69,7 @@ def new_run_id(now: datetime | None = None) -> str:
 def _sampling(sampling: Sampling) -> dict[str, Any]:
     """`redact` by the detectors' weights, not by where they lie; left out where nothing is hidden."""
     plain = _fields(sampling)
-    del plain["redact"]
+    del plain["redact"], plain["redact_identity"]
     plain["version"] = PIXELS_VERSION
     if sampling.redact:
         from pipeline.redact import redactor

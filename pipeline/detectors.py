@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.metadata
-import os
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -39,8 +38,8 @@ _CODE_SCALES = (1, 3)
 class Faces:
     """OpenCV's FaceDetectorYN with the weights at `path` (OpenCV Zoo: face_detection_yunet, MIT licence)."""
 
-    def __init__(self, path: str | None) -> None:
-        self._file = Path(path or os.environ.get(FACE_MODEL, ""))
+    def __init__(self, path: str) -> None:
+        self._file = Path(path)
         if not self._file.is_file():
             raise UsageError(
                 f"--redact faces=PATH takes the weights of OpenCV's face detector, and {str(self._file)!r} is no file: "
@@ -159,7 +158,7 @@ class Codes:
 
 Detector = Faces | FrontalFaces | Text | Codes
 _MADE: dict[str, Callable[[str | None], Detector]] = {
-    "faces": lambda path: Faces(path) if path or os.environ.get(FACE_MODEL) else FrontalFaces(),
+    "faces": lambda path: Faces(path) if path else FrontalFaces(),
     "text": lambda _: Text(),
     "codes": lambda _: Codes(),
 }

@@ -19,6 +19,7 @@ VideoReason = Literal[
     "timeout",  # decoding made no progress within its time limit
     "memory",  # decoding went over its memory limit
     "crash",  # decoding it ended its worker process, again and again
+    "redaction",  # what is to be hidden in it cannot be hidden by the very detectors of the run
     "storage",  # the object store failed (and may succeed later)
 ]
 

@@ -23,7 +23,8 @@ class Sampling:
     `fps`: samples per second, on the grid k / fps of the video's own timeline (so that every segment and every window
     of a video samples the same grid). `tolerance_us`: how far a cheaper frame may lie from the wanted time (0: exact).
     The picture is scaled to fit `short_side` px and `max_pixels` (whichever is smaller; never enlarged), both sides
-    rounded to a multiple of `multiple` (2 at least). `redact`: what is hidden in them (`pipeline.redact`).
+    rounded to a multiple of `multiple` (2 at least). `redact`: what is hidden in them (`pipeline.redact`);
+    `redact_identity`: by which detectors, as JSON, so that no process uses others ("": nobody asks).
     """
 
     fps: Fraction = Fraction(2)
@@ -33,6 +34,7 @@ class Sampling:
     multiple: int = 2
     decoder: str = "pyav"
     redact: tuple[str, ...] = ()
+    redact_identity: str = ""
 
     def times_us(self, start_us: int, end_us: int) -> Iterator[int]:
         """The wanted times in `[start_us, end_us)`: k / fps rounded to the nearest microsecond."""

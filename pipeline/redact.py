@@ -1,35 +1,41 @@
 """Hiding what must not be seen, before any model, server or file gets a picture.
 
 What a detector finds is filled with the one colour that it has on average: nothing of it can be had back. A detector
-misses things now and then, so that what it found in one frame is hidden in its neighbours in time too, and between two
-frames that show it on all of its way.
+misses things now and then, so that what it found in one frame is hidden in all frames shown up to `HOLD_US` before and
+after it, and of a thing that such frames around show in two places all of the way between. A thing that is found in no
+frame for longer than that is shown.
 """
 
 from __future__ import annotations
 
 import json
-from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+import os
+import platform
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.detectors import FACE_MODEL, Box, detector
-from pipeline.errors import LogError, UsageError
-from pipeline.frames import Frames
-from pipeline.plan import SECOND_US
+from pipeline.errors import LogError, UsageError, VideoError
+from pipeline.plan import SECOND_US, Sampling
+
+if TYPE_CHECKING:
+    from pipeline.decode.engine import Answer
 
 Picture = npt.NDArray[np.uint8]
+#: When a picture is on screen (microseconds), and what was found in it.
+Find = tuple[int, list[Box]]
 
 HOLD_US = SECOND_US  # before and after a frame in which it was found
-_KEPT = 512  # frames whose boxes are remembered: windows overlap
-_TRAIL = 12  # pictures of a clip that a find outlasts
 #: Raised whenever pictures come out differently for the same detectors.
-VERSION = 1
+VERSION = 2
 
 
 class Redactor:
@@ -54,53 +60,64 @@ class Redactor:
         """A copy of the picture without it."""
         return covered(picture, self.boxes(picture))
 
-    def trail(self) -> Callable[[Picture], Picture]:
-        """For pictures that follow each other: hides a find in the next pictures too."""
-        recent: deque[list[Box]] = deque(maxlen=_TRAIL)
+    def answers(self, answers: Iterable[Answer]) -> Iterator[Answer | None]:
+        """Decoded frames (ascending) with all hidden in them that `hidden_at` names: each comes when those of the
+        next `HOLD_US` are known. None after each frame that was looked at, which takes long: a sign of life.
 
-        def edit(picture: Picture) -> Picture:
-            recent.append(self.boxes(picture))
-            return covered(picture, [box for boxes in recent for box in boxes])
+        A frame that stays on screen keeps what was hidden in it before.
+        """
+        line: deque[tuple[Answer, list[Box]]] = deque()  # those up to HOLD_US before the one given last, and all after
+        given = 0
+        still: tuple[int, list[Box]] = (-1, [])  # the frame given last, and what is hidden in it
 
-        return edit
+        def give() -> Answer:
+            nonlocal given, still
+            answer = line[given][0]
+            given += 1
+            while line[0][0].at_us < answer.at_us - HOLD_US:
+                line.popleft()
+                given -= 1
+            if answer.pixels is None:
+                return answer
+            boxes = hidden_at(answer.at_us, [(a.at_us, found) for a, found in line])
+            if answer.time_us == still[0]:
+                boxes = list(dict.fromkeys(still[1] + boxes))
+            still = answer.time_us, boxes
+            return answer._replace(pixels=covered(answer.pixels, boxes))
+
+        last: Answer | None = None
+        found: list[Box] = []
+        for answer in answers:
+            while given < len(line) and line[given][0].at_us + HOLD_US < answer.at_us:
+                yield give()
+            if answer.pixels is None:
+                line.append((answer, []))
+                continue
+            if last is None or last.time_us != answer.time_us:
+                last, found = answer, self.boxes(answer.pixels)
+                yield None
+            line.append((answer, found))
+        while given < len(line):
+            yield give()
 
 
-class FrameRedactor:
-    """Redacts the frames of one video, window by window. What is hidden depends on the frames of the window alone."""
-
-    def __init__(self, redactor: Redactor) -> None:
-        self._redactor = redactor
-        self._known: OrderedDict[int, list[Box]] = OrderedDict()
-
-    def __call__(self, frames: Frames) -> Frames:
-        if not len(frames):
-            return frames
-        times = frames.time_us.tolist()
-        found = [self._boxes(t, p) for t, p in zip(times, frames.pixels, strict=True)]
-        hidden = held(found, times)
-        pixels = np.stack([covered(p, boxes) for p, boxes in zip(frames.pixels, hidden, strict=True)])
-        return replace(frames, pixels=pixels)
-
-    def _boxes(self, time_us: int, picture: Picture) -> list[Box]:
-        if time_us not in self._known:
-            self._known[time_us] = self._redactor.boxes(picture)
-            while len(self._known) > _KEPT:
-                self._known.popitem(last=False)
-        return self._known[time_us]
+def hidden_at(at_us: int, found: Sequence[Find]) -> list[Box]:
+    """The boxes to hide in a picture shown at `at_us`: those found up to `HOLD_US` away, and where such pictures before
+    and after it show one thing in two places, all of the way between. `found` ascends by time."""
+    near = [find for find in found if abs(find[0] - at_us) <= HOLD_US]
+    boxes = [box for _, some in near for box in some]
+    before = _nearest(some for t, some in reversed(near) if t < at_us)
+    after = _nearest(some for t, some in near if t > at_us)
+    boxes += [_around(a, b) for a in before for b in after if _same(a, b)]
+    return list(dict.fromkeys(boxes))
 
 
-def held(found: Sequence[list[Box]], times_us: Sequence[int]) -> list[list[Box]]:
-    """The boxes to hide in each frame: its own, those of frames up to `HOLD_US` away, and where two such frames around
-    it show a thing in two places, all of the way between."""
-    hidden = []
-    for i, t in enumerate(times_us):
-        near = [j for j in range(len(times_us)) if abs(times_us[j] - t) <= HOLD_US]
-        boxes = [box for j in near for box in found[j]]
-        before = next((found[j] for j in reversed(near) if j < i and found[j]), [])
-        after = next((found[j] for j in near if j > i and found[j]), [])
-        boxes += [_around(a, b) for a in before for b in after if _same(a, b)]
-        hidden.append(list(dict.fromkeys(boxes)))
-    return hidden
+def _nearest(found: Iterable[list[Box]]) -> list[Box]:
+    """Each thing where the first of the pictures that show it has it."""
+    things: list[Box] = []
+    for boxes in found:
+        things += [box for box in boxes if not any(_same(box, thing) for thing in things)]
+    return things
 
 
 def _same(a: Box, b: Box) -> bool:
@@ -129,50 +146,107 @@ def covered(picture: Picture, boxes: Sequence[Box]) -> Picture:
     return result
 
 
-@lru_cache(maxsize=4)
-def redactor(what: tuple[str, ...]) -> Redactor:
-    """One per process: loading a detector takes a second. Raises UsageError."""
-    return Redactor(what)
+# --- Which detectors.
 
 
 def parse(text: str) -> tuple[str, ...]:
-    """The names in "faces,text,...", each once. Raises UsageError for none."""
-    what = tuple(sorted({part.strip() for part in text.split(",") if part.strip()}))
+    """The names in "faces,text,...", each once; weights of faces, also those that $SECONDSIGHT_FACE_MODEL names, by
+    their whole path. Raises UsageError for none."""
+    what = {part.strip() for part in text.split(",") if part.strip()}
     if not what:
         raise UsageError("--redact: say what to hide: faces, text, codes")
-    return what
+    return tuple(sorted(map(_whole, what)))
+
+
+def _whole(spec: str) -> str:
+    name, _, path = spec.partition("=")
+    path = path or (os.environ.get(FACE_MODEL, "") if name == "faces" else "")
+    return f"{name}={os.path.abspath(os.path.expanduser(path))}" if path else name
+
+
+def redactor(what: tuple[str, ...]) -> Redactor:
+    """One per process: loading a detector takes a second. Raises UsageError."""
+    return _made(what, tuple(map(_stamp, what)))
+
+
+@lru_cache(maxsize=4)
+def _made(what: tuple[str, ...], stamps: tuple[object, ...]) -> Redactor:
+    return Redactor(what)
+
+
+def _stamp(spec: str) -> object:
+    """Another one when the file of the weights was written anew."""
+    path = spec.partition("=")[2]
+    try:
+        status = os.stat(path) if path else None
+    except OSError:
+        return None  # making the detector says what is wrong
+    return status and (status.st_size, status.st_mtime_ns)
+
+
+def pledged(sampling: Sampling) -> Sampling:
+    """The sampling with the identity of its detectors here, which `hider` holds every process to. Raises UsageError."""
+    return replace(sampling, redact_identity=_text(redactor(sampling.redact).identity))
+
+
+def hider(sampling: Sampling, uri: str) -> Redactor:
+    """What hides in the frames of the video at `uri`.
+
+    Raises UsageError; of a `pledged` sampling VideoError (redaction) where its detectors are not to be had in this
+    process, or are others: better no frame than one that shows too much.
+    """
+    if not sampling.redact_identity:
+        return redactor(sampling.redact)
+    node = platform.node()
+    try:
+        ours = redactor(tuple(map(_there, sampling.redact)))
+    except (UsageError, ImportError) as error:
+        raise VideoError(uri, "redaction", f"node {node} cannot hide what the run is to hide: {error}") from error
+    if _text(ours.identity) != sampling.redact_identity:
+        wanted = json.loads(sampling.redact_identity)
+        raise VideoError(
+            uri, "redaction", f"node {node} has other detectors than the run's driver: {_differ(wanted, ours.identity)}"
+        )
+    return ours
+
+
+def _there(spec: str) -> str:
+    """The weights beside the job's other files, where they do not lie under the driver's path."""
+    name, _, path = spec.partition("=")
+    beside = Path(path).name
+    return f"{name}={Path.cwd() / beside}" if path and not Path(path).is_file() and Path(beside).is_file() else spec
+
+
+def _text(identity: object) -> str:
+    return json.dumps(identity, sort_keys=True)
+
+
+def _differ(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    if theirs["version"] != ours["version"] or theirs["hold_us"] != ours["hold_us"]:
+        return f"redaction {theirs['version']} there, {ours['version']} here (another release of Secondsight)"
+    pairs = zip(theirs["detectors"], ours["detectors"], strict=True)
+    return "; ".join(f"{_text(a)} there, {_text(b)} here" for a, b in pairs if _text(a) != _text(b))
+
+
+# --- What a run of a log hid.
 
 
 @lru_cache(maxsize=4096)
-def hidden_by(log: str, run_id: str) -> tuple[dict[str, Any], ...]:
-    """The detectors (`identity`) by which a run hid things from its model; none where it hid nothing.
-
-    Raises LogError where the log has no such run: then nobody knows.
-    """
+def sampled_by(log: str, run_id: str) -> dict[str, Any]:
+    """The part "sampling" of a run's configuration. Raises LogError where the log has no such run: then nobody knows
+    what it was to hide."""
     from pipeline.log import EventLog
 
     runs = EventLog.open(log).snapshot().table("runs", ["run_id", "config"]).to_pylist()
     configs = [json.loads(row["config"] or "{}") for row in runs if row["run_id"] == run_id]
     if not configs:
         raise LogError(f"{log}: no row tells what run {run_id} was to hide; `secondsight log {log} --check`")
-    return tuple((configs[0].get("sampling", {}).get("redact") or {}).get("detectors", ()))
+    return dict(configs[0].get("sampling", {}))
 
 
-def editor(log: str, run_id: str, following: bool = False) -> Callable[[Picture], Picture] | None:
-    """What hides in a picture all that was hidden from the model of a run; None where nothing was.
+def hidden_by(log: str, run_id: str) -> tuple[dict[str, Any], ...]:
+    """The detectors (`identity`) by which a run hid things from its model; none where it hid nothing.
 
-    `following`: for pictures that come one after the other, as in a clip. Raises UsageError where the very detectors
-    of the run are not to be had here: better no picture than one that shows too much.
+    Raises LogError (`sampled_by`).
     """
-    wanted = hidden_by(log, run_id)
-    if not wanted:
-        return None
-    hider = redactor(tuple(sorted(d["what"] for d in wanted)))
-    ours = {d["what"]: d.get("weights_hash") for d in hider.identity["detectors"]}
-    for theirs in wanted:
-        if ours[theirs["what"]] != theirs.get("weights_hash"):
-            raise UsageError(
-                f"run {run_id} hid {theirs['what']} by other weights than those here, so no picture of it is shown: "
-                f"name those that it used in ${FACE_MODEL}"
-            )
-    return hider.trail() if following else hider.picture
+    return tuple((sampled_by(log, run_id).get("redact") or {}).get("detectors", ()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pipeline.clock import format_time
 from pipeline.errors import UsageError
 from pipeline.plan import SECOND_US
-from pipeline.stills import as_jpeg, opened, pictures
+from pipeline.stills import Edit, as_jpeg, opened, pictures
 
 Picture = npt.NDArray[np.uint8]
 
@@ -33,7 +33,7 @@ def sheet(
     columns: int = 5,
     rows: int = 6,
     width: int = 300,
-    edit: Callable[[Picture], Picture] | None = None,
+    edit: Edit | None = None,
 ) -> bytes:
     """A JPEG with up to `columns` x `rows` stills of `width` px.
 
@@ -55,10 +55,10 @@ def sheet(
     colours = colour_of(events)
     write(paper, (_GAP, _GAP + 16), f"{title or uri}   {format_time(video.duration_us // 1000 * 1000)}", 17, 600, _INK)
     # The middle of its span shows more of it than its first moment.
-    shown = {at: p for at, _, p in pictures(uri, [(a + b) // 2 for a, b in _spans(starts)], height=high)}
+    shown = {at: p for at, _, p in pictures(uri, [(a + b) // 2 for a, b in _spans(starts)], height=high, edit=edit)}
     for i, (start, end) in enumerate(_spans(starts)):
         x, y = _GAP + i % columns * (width + _GAP), 2 * _GAP + 30 + i // columns * (cell + _GAP)
-        _place(paper, x, y, width, high, shown.get((start + end) // 2), edit)
+        _place(paper, x, y, width, high, shown.get((start + end) // 2))
         _caption(paper, x, y + high + 6, width, (start, end), events, colours, last=i == count - 1)
     return as_jpeg(paper)
 
@@ -74,14 +74,11 @@ def _place(
     width: int,
     high: int,
     picture: Picture | None,
-    edit: Callable[[Picture], Picture] | None,
 ) -> None:
     paper[y : y + high, x : x + width] = _LOST
     if picture is None:
         write(paper, (x + 8, y + 22), "nothing to show here", 13, 400, _FAINT)
         return
-    if edit is not None:
-        picture = edit(picture)
     if picture.shape[:2] != (high, width):
         picture = cv2.resize(picture, (width, high), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
     paper[y : y + high, x : x + width] = picture

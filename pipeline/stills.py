@@ -31,14 +31,15 @@ class Still:
     height: int
 
 
-Edit = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
+#: Changes a picture (uint8 [H, W, 3] RGB), given when it was asked for and when it is presented, from and to.
+Edit = Callable[[npt.NDArray[np.uint8], int, int, int], npt.NDArray[np.uint8]]
 
 
 def still(uri: str, time_us: int, *, height: int | None = None, edit: Edit | None = None) -> Still:
     """The frame at `time_us` of the video at `uri`: the last one presented at or before it.
 
     `height`: of the picture in px, rounded to an even number; a picture is never enlarged (default: its own size).
-    `edit` changes the picture before anything else sees it (`pipeline.redact.editor` gives that of a run).
+    `edit` changes the picture before anything else sees it (`pipeline.redacted.editor` gives that of a run).
     Seeks, so that it takes one group of pictures whatever the length of the video. Thread-safe. Raises UsageError (the
     video ends before, or nothing is shown yet), VideoError (it cannot be read or, there, not be decoded).
     """
@@ -59,23 +60,25 @@ def stills(
 
     None where it cannot be decoded. One pass over the file, which seeks where that is shorter. Raises VideoError.
     """
-    for at_us, time_us, pixels in pictures(uri, times_us, height=height):
+    for at_us, time_us, pixels in pictures(uri, times_us, height=height, edit=edit):
         if pixels is None:
             yield at_us, None
         else:
-            pixels = pixels if edit is None else edit(pixels)
             yield at_us, Still(time_us, as_jpeg(pixels), pixels.shape[1], pixels.shape[0])
 
 
 def pictures(
-    uri: str, times_us: Iterable[int], *, height: int | None = None
+    uri: str, times_us: Iterable[int], *, height: int | None = None, edit: Edit | None = None
 ) -> Iterator[tuple[int, int, npt.NDArray[np.uint8] | None]]:
     """As `stills`: (time asked for, time of the frame, its pixels, uint8 [H, W, 3] RGB, or None)."""
     if height is not None and height < 2:
         raise UsageError(f"a picture {height} px high: ask for 2 at least")
     sampling = Sampling(short_side=None) if height is None else _ToHeight(short_side=height)
     for answer in decode_times(opened(uri), times_us, sampling, _LIMITS):
-        yield answer.at_us, answer.time_us, answer.pixels
+        pixels = answer.pixels
+        if edit is not None and pixels is not None:
+            pixels = edit(pixels, answer.at_us, answer.time_us, answer.end_us)
+        yield answer.at_us, answer.time_us, pixels
 
 
 def opened(uri: str) -> Video:

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.decode import decode_windows
+from pipeline.decode.windows import decode_steps
 from pipeline.errors import VideoError
 from pipeline.frames import Frames
 from pipeline.plan import Sampling, Segment, Window, Windowing
@@ -18,6 +18,7 @@ from workers.work import Decoded, DecodeOrder, Parcel
 
 STARTED = "started"
 PARCEL_S = 0.2  # a parcel leaves after so long even if it is not full
+ALIVE_S = 5.0  # while what is to be hidden is looked for, an empty one leaves after so long: it is no standstill
 
 
 @ray.remote(num_returns="streaming", max_retries=0)
@@ -43,7 +44,14 @@ def _decode_segments(
         exhausted = False
         try:
             with memory_limit(memory_bytes):
-                for window, seen, decode_s in _windows(segment, windowing, sampling):
+                for step in _windows(segment, windowing, sampling):
+                    if step is None:
+                        if time.monotonic() - since >= ALIVE_S:
+                            yield frames
+                            yield Parcel(tuple(decoded), node=node)
+                            frames, decoded, since = [], [], time.monotonic()
+                        continue
+                    window, seen, decode_s = step
                     frames.append(seen)
                     decoded.append(
                         Decoded(window, tuple(seen.time_us.tolist()), seen.lost_us, decode_s, seen.frame_bytes)
@@ -68,15 +76,22 @@ def _decode_segments(
             return
 
 
-def _windows(segment: Segment, windowing: Windowing, sampling: Sampling) -> Iterator[tuple[Window, Frames, float]]:
-    """Each window of a segment with its frames and how long decoding it took. Raises MemoryError, VideoError."""
+def _windows(
+    segment: Segment, windowing: Windowing, sampling: Sampling
+) -> Iterator[tuple[Window, Frames, float] | None]:
+    """Each window of a segment with its frames and how long decoding it took; None between (`decode_steps`). Raises
+    MemoryError, VideoError."""
     video = segment.video
     # Some of libav's decoders drop a picture without a word when they get no memory for it (h264: "get_buffer()
     # failed"), so room for one more is looked for beside them. 3 bytes a pixel: 10 bits, with half the chroma.
     picture_bytes = 3 * video.width * video.height
     windows = (windowing.window(video.video_id, i, video.duration_us) for i in range(segment.first, segment.last + 1))
     began = time.perf_counter()
-    for window, frames in decode_windows(video, windows, sampling):
+    for step in decode_steps(video, windows, sampling):
+        if step is None:
+            yield None
+            continue
+        window, frames = step
         decode_s = time.perf_counter() - began
         if not room_for(picture_bytes):
             raise MemoryError

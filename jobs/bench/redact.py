@@ -1,6 +1,6 @@
 """How much of what must not be seen is hidden: on a generated set whose truth is known, frame by frame and held.
 
-    python -m jobs.bench.redact [--quick] [--json FILE]
+    python -m jobs.bench.redact [--quick] [--json FILE] [--portraits FILE:LEFT,TOP,RIGHT,BOTTOM ...]
 
 A thing counts as hidden when 95% of its box is filled. "leaks": things of which a reader of text (the same PP-OCR that
 `--model signals` reads with) or of codes (OpenCV) still gets anything out of the redacted frame, of those that it gets
@@ -22,9 +22,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from jobs.bench.redact_faces import installed_portraits, measure_faces, portrait, print_faces
 from pipeline.detectors import Box
-from pipeline.frames import Frames
-from pipeline.redact import FrameRedactor, Redactor, covered
+from pipeline.redact import Redactor, covered, hidden_at, parse
 
 Picture = npt.NDArray[np.uint8]
 
@@ -130,14 +130,13 @@ def measure(redactor: Redactor, count: int, length: int, size: tuple[int, int]) 
     result = Result()
     reader = _Reader()
     for frames in scenes(count, length, size):
-        pictures = np.stack([picture for picture, _ in frames])
-        times = np.arange(length, dtype=np.int64) * _STEP_US
         began = time.process_time()
-        held = FrameRedactor(redactor)(Frames(pictures, times, times + _STEP_US)).pixels
+        found = [(at * _STEP_US, redactor.boxes(picture)) for at, (picture, _) in enumerate(frames)]
+        held = [covered(picture, hidden_at(at * _STEP_US, found)) for at, (picture, _) in enumerate(frames)]
         result.cpu_s += time.process_time() - began
         result.frames += length
         for at, (picture, things) in enumerate(frames):
-            alone = covered(picture, redactor.boxes(picture)) if at == length // 2 else None
+            alone = covered(picture, found[at][1]) if at == length // 2 else None
             truth = np.zeros(picture.shape[:2], bool)
             for thing in things:
                 left, top, right, bottom = box_of(thing, at)
@@ -189,7 +188,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer scenes (about a minute)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there too")
     parser.add_argument(
-        "--portraits", nargs="+", default=[], metavar="FILE:L,T,R,B", help="photographs of one face each"
+        "--portraits",
+        nargs="+",
+        metavar="FILE:L,T,R,B",
+        help="photographs of one face each (default: those that scikit-image and matplotlib have, where installed)",
     )
     parser.add_argument("--faces", default="faces", metavar="faces[=PATH]", help="who finds faces (default: dlib)")
     args = parser.parse_args()
@@ -211,14 +213,12 @@ def main() -> None:
             "excess": float(np.mean(result.excess)),
             "things": {thing: vars(tally) for thing, tally in sorted(result.by_size.items())},
         }
-    if args.portraits:
-        from jobs.bench.redact_faces import measure_faces, portrait, print_faces
-
-        people = [portrait(told_as) for told_as in args.portraits]
-        print_faces(faces := measure_faces(Redactor((args.faces,)), people, 2 if args.quick else 20))
+    people = [portrait(said) for said in (installed_portraits() if args.portraits is None else args.portraits)]
+    if people:
+        print_faces(faces := measure_faces(Redactor(parse(args.faces)), people, 2 if args.quick else 20))
         told["faces"] = faces
     else:
-        print("\nfaces: measured with --portraits FILE:LEFT,TOP,RIGHT,BOTTOM ... (see jobs/bench/redact_faces.py)")
+        print("\nfaces: not measured (pip install scikit-image matplotlib, which have a portrait each, or --portraits)")
     if args.json:
         args.json.write_text(json.dumps(told, indent=1) + "\n")
 

@@ -1,13 +1,12 @@
 """How many faces are hidden: photographs of a face at many sizes in generated scenes, mirrored, lit and blurred.
 
 For `python -m jobs.bench.redact --portraits FILE:LEFT,TOP,RIGHT,BOTTOM ...`: photographs with one face each and its box
-(brows to chin, ear to ear) in px. Two in the public domain come inside wheels: `skimage/data/astronaut.png`
-(scikit-image; NASA; 177,70,268,172) and `mpl-data/sample_data/grace_hopper.jpg` (matplotlib; United States Navy;
-165,140,372,360).
+(brows to chin, ear to ear) in px. Two in the public domain come inside wheels (`IN_WHEELS`).
 """
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,21 @@ Picture = npt.NDArray[np.uint8]
 Portrait = tuple[Picture, Box]
 SIZES = (20, 28, 40, 56, 80, 120, 180)  # px of a face's height, in a picture of 640 x 360
 _HIDDEN = 0.95
+#: By module: the file of a portrait in the public domain (NASA; United States Navy), and the box of its face.
+IN_WHEELS = {
+    "skimage": ("data/astronaut.png", "177,70,268,172"),
+    "matplotlib": ("mpl-data/sample_data/grace_hopper.jpg", "165,140,372,360"),
+}
+
+
+def installed_portraits() -> list[str]:
+    """Those of `IN_WHEELS` that are here, as `portrait` takes them."""
+    found = []
+    for module, (file, box) in IN_WHEELS.items():
+        spec = find_spec(module)
+        paths = [Path(folder) / file for folder in (spec.submodule_search_locations or ())] if spec else []
+        found += [f"{path}:{box}" for path in paths if path.is_file()]
+    return found
 
 
 def portrait(told: str) -> Portrait:

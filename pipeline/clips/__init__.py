@@ -8,7 +8,7 @@ lie whole in the span are copied; the frames at the edges, whose pictures refer 
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from pipeline.clips.video import Copied, Encoded, Picture, VideoPart
 from pipeline.clock import format_time
 from pipeline.decode import DecodeLimits
 from pipeline.decode.source import PacketSource
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, VideoError
 from pipeline.stills import opened
 
 __all__ = ["Clip", "Picture", "clip"]
@@ -52,16 +52,18 @@ def clip(
     out: Path | str,
     *,
     overwrite: bool = False,
-    edit: Callable[[Picture], Picture] | None = None,
+    edit: Callable[[Picture, int], Picture] | None = None,
+    is_wanted: Callable[[], bool] = lambda: True,
 ) -> Clip:
     """Writes `[start_us, end_us)` of the video at `uri` to `out` (.mp4, .mov, .mkv or .webm).
 
     The first frame is the one on screen at `start_us`, even where it was presented before; the last one ends at
     `end_us`, or at the end of the video. All sound tracks are kept, subtitles are not. `edit` changes every picture
-    (uint8 [H, W, 3] RGB, upright) before it is written; nothing is copied then. `out` appears whole or not at all.
+    (uint8 [H, W, 3] RGB, upright; given with the time at which it is presented) before it is written; nothing is copied
+    then. `out` appears whole or not at all. `is_wanted` is asked for every packet: False ends the work.
 
     Raises UsageError (an empty span, one beyond the video, nothing shown in it, `out` exists or cannot be written),
-    VideoError (the video cannot be read).
+    VideoError (the video cannot be read; timeout: it is not wanted any more).
     """
     out = Path(out)
     _check_out(out, overwrite)
@@ -77,7 +79,7 @@ def clip(
     try:
         source = PacketSource(video, _LIMITS)
         try:
-            frames, copied = _write(part, source, start_us, end_us, edit)
+            frames, copied = _write(part, source, start_us, end_us, edit, is_wanted)
         finally:
             source.close()
         if not frames:
@@ -104,18 +106,22 @@ def _reserve(out: Path) -> Path:
     """A file beside `out` to write to, so that nobody sees half a clip under its name."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{out.stem[:40]}-", suffix=out.suffix.lower(), dir=out.parent)
-        os.close(handle)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
+        # Not mkstemp, whose files are their owner's alone: the system itself takes the umask off these rights. A
+        # process can read its umask only by setting it, for all of its threads.
+        part = out.with_name(f".{out.stem[:40]}-{secrets.token_hex(8)}{out.suffix.lower()}")
+        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
     except OSError as error:
         raise UsageError(f"{out}: cannot be written ({error.strerror})") from error
-    return Path(name)
+    return part
 
 
 def _write(
-    path: Path, source: PacketSource, start_us: int, end_us: int, edit: Callable[[Picture], Picture] | None
+    path: Path,
+    source: PacketSource,
+    start_us: int,
+    end_us: int,
+    edit: Callable[[Picture, int], Picture] | None,
+    is_wanted: Callable[[], bool],
 ) -> tuple[int, int]:
     """Writes the clip; returns how many frames it has and how many of them were copied."""
     cut = plan_cut(source, start_us, end_us) if edit is None else None
@@ -131,6 +137,8 @@ def _write(
         sound = Sound(container, source.video, start_us, end_us)
         try:
             for _, packet in merge(part.packets(), sound.packets(), key=lambda timed: timed[0]):
+                if not is_wanted():
+                    raise VideoError(source.video.uri, "timeout", "nobody waits for its clip any more")
                 with _written(path):
                     container.mux(packet)
             with _written(path):

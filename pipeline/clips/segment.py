@@ -45,7 +45,7 @@ def segment(
     end_us: int,
     *,
     short_side: int = SHORT_SIDE,
-    edit: Callable[[Picture], Picture] | None = None,
+    edit: Callable[[Picture, int], Picture] | None = None,
 ) -> bytes:
     """`[start_us, end_us)` of the video at `uri`, its end at the latest. There is always a sound track, silent where
     the video has none: players want to know beforehand.

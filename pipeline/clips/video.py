@@ -181,7 +181,7 @@ class Encoded:
         source: PacketSource,
         start_us: int,
         end_us: int,
-        edit: Callable[[Picture], Picture] | None,
+        edit: Callable[[Picture, int], Picture] | None,
         short_side: int | None = None,
         options: Mapping[str, str] | None = None,
     ) -> None:
@@ -234,30 +234,30 @@ class Encoded:
 
     def _frames(self) -> Iterator[tuple[int, av.VideoFrame]]:
         """(microseconds of the clip, frame) for each frame of it."""
-        held: av.VideoFrame | None = None
+        held: tuple[av.VideoFrame, int] | None = None
         with translated(self._source.video.uri):
             for frame, pick in shown_frames(self._source, _LIMITS, self._source.timeline.last_pts(self._start_us)):
                 if pick.time_us <= self._start_us:
-                    held = frame
+                    held = frame, pick.time_us
                     continue
                 if held is not None:
-                    yield 0, self._picture(held, 0)
+                    yield 0, self._picture(*held, 0)
                     held = None
                 if pick.time_us >= self._end_us:
                     return
                 at_us = pick.time_us - self._start_us
-                yield at_us, self._picture(frame, at_us)
+                yield at_us, self._picture(frame, pick.time_us, at_us)
             if held is not None:
-                yield 0, self._picture(held, 0)
+                yield 0, self._picture(*held, 0)
 
-    def _picture(self, frame: av.VideoFrame, at_us: int) -> av.VideoFrame:
+    def _picture(self, frame: av.VideoFrame, time_us: int, at_us: int) -> av.VideoFrame:
         turn = orientation(frame)
         upright = not (turn.transposed or turn.flip_x or turn.flip_y)
         if self._direct and upright and (frame.width, frame.height) == (self._width, self._height):
             return plain(frame.reformat(format="yuv420p", dst_color_range=ColorRange.MPEG, threads=1), at_us, _US)
         pixels = self._convert(frame)
         if self._edit is not None:
-            pixels = self._edit(pixels)
+            pixels = self._edit(pixels, time_us)
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
         picture = picture.reformat(
             format="yuv420p", dst_colorspace=self._space, dst_color_range=ColorRange.MPEG, threads=1

@@ -46,15 +46,22 @@ def decode_windows(
     memory depends on the length of a window, not on that of the video. Starting at a late window gives the same frames
     as decoding from the start. Where a window shows nothing, or nothing could be decoded, its Frames are empty and
     `lost_us` says what was lost. Raises VideoError where the file cannot be read at all, UsageError for an unknown
-    decoder. What `sampling.redact` names is hidden before anybody sees the frames.
+    decoder. What `sampling.redact` names is hidden before anybody sees the frames (`pipeline.redact.hider`, which
+    raises VideoError too). Frames of `HOLD_US` before and after a window are looked at as well, so that what is hidden
+    in a frame does not depend on the windows that it is in.
     """
-    if sampling.redact:
-        from pipeline.redact import FrameRedactor, redactor
+    return (step for step in decode_steps(video, windows, sampling, limits) if step is not None)
 
-        hide = FrameRedactor(redactor(sampling.redact))
-        for window, frames in decode_windows(video, windows, replace(sampling, redact=()), limits):
-            yield window, hide(frames)
-        return
+
+def decode_steps(
+    video: Video, windows: Iterable[Window], sampling: Sampling, limits: DecodeLimits = DEFAULT_LIMITS
+) -> Iterator[tuple[Window, Frames] | None]:
+    """As `decode_windows`, with a None after each frame in which something was to be found: that takes long."""
+    margin_us, hide = 0, None
+    if sampling.redact:
+        from pipeline.redact import HOLD_US, hider
+
+        margin_us, hide = HOLD_US, hider(sampling, video.uri).answers
     ahead: deque[Window] = deque()  # windows whose times were asked for, not yet given out
     source = iter(windows)
     last_asked = -1
@@ -71,13 +78,18 @@ def decode_windows(
     def wanted() -> Iterator[int]:
         nonlocal last_asked
         while (window := pull()) is not None:
-            for t in sampling.times_us(max(window.start_us, last_asked + 1), window.end_us):
+            until_us = max(window.end_us, min(window.end_us + margin_us, video.duration_us))
+            for t in sampling.times_us(max(window.start_us - margin_us, last_asked + 1), until_us):
                 last_asked = t
                 yield t
 
     width, height = sampling.size(video.width, video.height)
     recent: deque[Answer] = deque()
-    for answer in decode_times(video, wanted(), sampling, limits):
+    decoded = decode_times(video, wanted(), replace(sampling, redact=()), limits)
+    for answer in decoded if hide is None else hide(decoded):
+        if answer is None:
+            yield None
+            continue
         while ahead and ahead[0].end_us <= answer.at_us:
             yield _give(ahead.popleft(), recent, height, width)
         recent.append(answer)
@@ -104,6 +116,8 @@ def frames_of(answers: Sequence[Answer], start_us: int, end_us: int, height: int
             lost[-1:] = [(lost[-1][0], max(lost[-1][1], span[1]))] if after_loss else [*lost[-1:], span]
         elif not good or good[-1].time_us != answer.time_us:
             good.append(answer)
+        else:  # a frame still on screen: what is hidden in it grows
+            good[-1] = good[-1]._replace(pixels=answer.pixels)
         after_loss = answer.pixels is None
     return Frames(
         pixels=np.stack([a.pixels for a in good]) if good else np.empty((0, height, width, 3), np.uint8),  # type: ignore[misc]

@@ -155,7 +155,8 @@ def test_sound_stays_beside_its_pictures(with_sound: Path, tmp_path: Path, suffi
 def test_an_edit_is_on_every_picture(films: Path, tmp_path: Path) -> None:
     seen = []
 
-    def edit(picture: np.ndarray) -> np.ndarray:
+    def edit(picture: np.ndarray, time_us: int) -> np.ndarray:
+        assert time_us == round(len(seen) * 1e6 / 30)
         seen.append(picture.shape)
         return np.full_like(picture, 200)
 

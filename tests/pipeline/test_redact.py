@@ -12,17 +12,17 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.clips import clip
 from pipeline.config import RunConfig
 from pipeline.decode import decode_times, decode_windows
+from pipeline.decode.engine import Answer
 from pipeline.detectors import FACE_MODEL, detector
 from pipeline.errors import LogError, UsageError
 from pipeline.fingerprint import fingerprint
-from pipeline.frames import Frames
 from pipeline.log import EventLog, RunRecord, VideoResult
 from pipeline.plan import Sampling, Window, Windowing
-from pipeline.redact import FrameRedactor, Redactor, covered, editor, held, parse, redactor
-from pipeline.stills import opened, pictures, still
+from pipeline.redact import Redactor, covered, hidden_at, parse, redactor
+from pipeline.redacted import editor
+from pipeline.stills import opened, pictures
 from pipeline.video import Source
 
 S = 1_000_000
@@ -65,23 +65,39 @@ def test_what_is_filled_says_nothing_of_what_was_there() -> None:
 
 
 def test_a_find_is_held_in_time_and_on_its_way() -> None:
-    found = [[(0, 0, 10, 10)], [], [(16, 0, 26, 10)], [], [], []]
-    times = [0, 500_000, 1_000_000, 1_500_000, 2_000_000, 2_500_000]
-    hidden = held(found, times)
-    assert (0, 0, 26, 10) in hidden[1], "all of the way between two finds"
-    assert hidden[3] == [(16, 0, 26, 10)] == hidden[4], "a second after the last find"
-    assert hidden[5] == []
-    far = held([[(0, 0, 10, 10)], [], [(300, 0, 310, 10)]], times[:3])
-    assert sorted(far[1]) == [(0, 0, 10, 10), (300, 0, 310, 10)], "two things far apart are not one that moved"
+    found = [
+        (0, [(0, 0, 10, 10)]),
+        (S // 2, []),
+        (S, [(16, 0, 26, 10)]),
+        (3 * S // 2, []),
+        (2 * S, []),
+        (5 * S // 2, []),
+    ]
+    assert (0, 0, 26, 10) in hidden_at(S // 2, found), "all of the way between two finds"
+    assert hidden_at(3 * S // 2, found) == [(16, 0, 26, 10)] == hidden_at(2 * S, found), "a second after the last find"
+    assert hidden_at(5 * S // 2, found) == []
+    far = [(0, [(0, 0, 10, 10)]), (S // 2, []), (S, [(300, 0, 310, 10)])]
+    assert sorted(hidden_at(S // 2, far)) == [(0, 0, 10, 10), (300, 0, 310, 10)], "two things are not one that moved"
+
+
+def test_what_is_always_found_does_not_end_the_way_of_what_is_not() -> None:
+    caption = (0, 200, 300, 220)
+    found = [(i * S // 2, [caption]) for i in range(5)]
+    found[0] = (0, [caption, (0, 0, 10, 10)])
+    found[3] = (3 * S // 2, [caption, (16, 0, 26, 10)])
+    assert (0, 0, 26, 10) in hidden_at(S, found) and (0, 0, 26, 10) in hidden_at(S // 2, found)
 
 
 def test_frames_that_the_detector_misses(hider: Redactor) -> None:
     """A frame so dark that nothing is found in it, between two in which the same words are."""
-    pixels = np.stack([page(code=""), page(code="") // 40, page(code="")])
+    pixels = [page(code=""), page(code="") // 40, page(code="")]
     assert hider.boxes(pixels[1]) == []
-    times = np.array([0, 500_000, 1_000_000], np.int64)
-    after = FrameRedactor(hider)(Frames(pixels, times, times + 500_000)).pixels
-    assert len(np.unique(after[1, 170:205, 60:240].reshape(-1, 3), axis=0)) <= 2
+    answers = [Answer(i * S // 2, i * S // 2, (i + 1) * S // 2, p) for i, p in enumerate(pixels)]
+    given = list(hider.answers(answers))
+    assert given.count(None) == 3, "a sign of life for each frame"
+    after = [a for a in given if a is not None]
+    assert [a.at_us for a in after] == [a.at_us for a in answers] and after[1].pixels is not None
+    assert len(np.unique(after[1].pixels[170:205, 60:240].reshape(-1, 3), axis=0)) <= 2
 
 
 def film_of(path: Path, words: str = "AB 123 CD") -> Path:
@@ -190,21 +206,17 @@ def test_pictures_are_refused_where_the_detectors_are_others(
     weights = write_square_finder(tmp_path / "squares.onnx")
     log = log_of(tmp_path, film, (f"faces={weights}",))
     monkeypatch.delenv(FACE_MODEL, raising=False)
-    redactor.cache_clear()
-    with pytest.raises(UsageError, match=r"needs the weights|by other weights"):  # where dlib's detector is not, or is
-        editor(log, "run-1")
+    with pytest.raises(UsageError, match=r"hid faces by OpenCV's YuNet.*name the weights"):
+        editor(log, "run-1", str(film))
     monkeypatch.setenv(FACE_MODEL, str(weights))
-    redactor.cache_clear()
-    assert editor(log, "run-1") is not None
-    redactor.cache_clear()
+    assert editor(log, "run-1", str(film)) is not None
     weights.write_bytes(weights.read_bytes() + b"\x7a\x00")  # with an empty field that nobody knows
     with pytest.raises(UsageError, match="by other weights than those here"):
-        editor(log, "run-1")
-    redactor.cache_clear()
+        editor(log, "run-1", str(film))
     with pytest.raises(LogError, match="no row tells what run run-2 was to hide"):
-        editor(log, "run-2")
+        editor(log, "run-2", str(film))
     (tmp_path / "open").mkdir()
-    assert editor(log_of(tmp_path / "open", film, ()), "run-1") is None, "a run that hid nothing"
+    assert editor(log_of(tmp_path / "open", film, ()), "run-1", str(film)) is None, "a run that hid nothing"
 
 
 def test_frames_writes_redacted_stills(tmp_path: Path, film: Path) -> None:
@@ -239,12 +251,6 @@ def test_parse() -> None:
     assert parse(" text, faces=/a/b.onnx,text") == ("faces=/a/b.onnx", "text")
     with pytest.raises(UsageError, match="say what to hide"):
         parse(" , ")
-
-
-def test_still_takes_an_edit(film: Path, hider: Redactor) -> None:
-    shown = still(str(film), 0, edit=hider.picture)
-    assert not bright(cv2.imdecode(np.frombuffer(shown.jpeg, np.uint8), cv2.IMREAD_COLOR))
-    assert clip(str(film), 0, S, film.parent / "c.mp4", edit=hider.trail()).frames == 2
 
 
 def test_faces_without_weights_are_found_by_dlib_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
