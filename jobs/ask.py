@@ -22,6 +22,7 @@ Ask an event log a question, in English or Chinese.
 
   secondsight ask LOG "when does the red circle leave, and what happens next?"
   secondsight ask LOG "how often does a train pass?" --video yard.mp4
+  secondsight ask LOG "what happens in the last 30 seconds?" --video yard.mp4
   secondsight ask LOG "红色圆形什么时候离开？接下来发生什么？"
   secondsight ask LOG "what happens before the crash?" --model openai:http://localhost:8000/v1#qwen
 

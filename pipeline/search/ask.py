@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from pipeline.clock import format_time
 from pipeline.errors import UsageError
 from pipeline.query import Anchor, Query
 from pipeline.search.question import Question, understand
 from pipeline.search.search import Hit, Search
 from pipeline.search.terms import cut, normal, words_analyzer
+from pipeline.search.wish import check_length
 
 #: Events of the topic that are counted and ordered in time at most.
 COUNTED = 1000
@@ -69,13 +71,27 @@ def ask(
     """
     if limit < 1 or around < 1:
         raise UsageError("ask for one event at least")
-    question = understand(text)
+    check_length(text)
+    question = _ending(understand(text), query, video, run)
     exact, hits = _matches(search, query, question, video, kinds, run)
     chosen = _chosen(hits, question, limit)
     evidence: list[Evidence] = []
     for hit in chosen:
         evidence += _with_neighbours(query, hit, question, around, len(evidence))
     return Found(question, exact, len(hits), dict(Counter(h.name for h in hits).most_common()), tuple(evidence))
+
+
+def _ending(question: Question, query: Query, video: str | Sequence[str] | None, run: str | None) -> Question:
+    """The question with the time of the last seconds that it asks about: they need a video with an end."""
+    if question.last_us is None:
+        return question
+    matches = query.matches(video, run)
+    if len(matches) != 1:
+        raise UsageError(f"the last {format_time(question.last_us)} of which of {len(matches)} videos? Name one")
+    match = matches[0]
+    if match.entry.duration_us is None:
+        raise UsageError(f"{match.name}: the log does not know how long it is, so not what its last seconds are")
+    return replace(question, start_us=max(0, match.entry.duration_us - question.last_us))
 
 
 def _matches(

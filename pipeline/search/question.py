@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from pipeline.clock import parse_time
 from pipeline.errors import UsageError
+from pipeline.search.span import span_of
 from pipeline.search.terms import normal
 
 #: What may be wanted -> what says so.
@@ -41,32 +41,24 @@ _IDLE_HAN = re.compile(
     r"|吗|呢|呀|的|了|是|在|有|会|被|和|与|及"
 )
 
-_UNIT = r"(?:s\b|sec\b|seconds?\b|秒)"
-_TIME = rf"(\d{{1,9}}(?::\d{{1,2}}){{1,2}}(?:\.\d{{1,6}})?|\d{{1,9}}(?:\.\d{{1,6}})?(?= ?{_UNIT}))(?: ?{_UNIT})?"
-_BETWEEN = re.compile(rf"\b(?:between|from) {_TIME} (?:and|to|until) {_TIME}|从 ?{_TIME} ?到 ?{_TIME}", re.I)
-_AT = re.compile(
-    rf"\b(?P<how>at|after|before|around)? ?(?:second )?{_TIME}"
-    r"|\bsecond (\d{1,9}(?:\.\d{1,6})?)|第 ?(\d{1,9}) ?秒",
-    re.I,
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Question:
     """`topic`: the words to search for, "" where only a time is asked about; `wanted`: of the topic's events, any of
-    "next", "before", "while", "first", "last", "count"; `start_us`, `end_us`: the time asked about, if any."""
+    "next", "before", "while", "first", "last", "count"; `start_us`, `end_us`: the time asked about, if any; `last_us`:
+    it is the last so much of a video, of which the question does not know the end."""
 
     text: str
     topic: str
     wanted: frozenset[str]
     start_us: int | None = None
     end_us: int | None = None
+    last_us: int | None = None
 
 
 def understand(text: str) -> Question:
     """Raises UsageError for a question of which nothing is left to look for."""
-    rest = normal(text).lower().replace("’", "'")
-    start_us, end_us, rest = _time(rest)
+    span, rest = span_of(normal(text).lower().replace("’", "'"))
     wanted = set()
     for name, pattern in _WANTED.items():
         shorter = re.sub(pattern, " ", rest)
@@ -75,24 +67,8 @@ def understand(text: str) -> Question:
             rest = shorter
     words = re.findall(r"[^\W_]+(?:[-'][^\W_]+)*", _IDLE_HAN.sub(" ", rest))
     topic = " ".join(w for w in words if w not in _IDLE)
-    if not topic and start_us is None:
+    if not topic and span is None:
         raise UsageError(f"nothing to look for in {text[:80]!r}: name what happens, or a time (at 1:05)")
-    return Question(text, topic, frozenset(wanted), start_us, end_us)
-
-
-def _time(text: str) -> tuple[int | None, int | None, str]:
-    """(start, end) of the time that a text names, and the text without it."""
-    if found := _BETWEEN.search(text):
-        first, last = (parse_time(t) for t in found.groups() if t)
-        return (
-            (first, last, text.replace(found[0], " ")) if first < last else (first, None, text.replace(found[0], " "))
-        )
-    if found := _AT.search(text):
-        us = parse_time(next(t for t in found.groups()[1:] if t))
-        rest = text.replace(found[0], " ")
-        if found["how"] == "after":
-            return us, 2**62, rest
-        if found["how"] == "before":
-            return 0, us, rest
-        return us, us + 1_000_000, rest
-    return None, None, text
+    if span is None:
+        return Question(text, topic, frozenset(wanted))
+    return Question(text, topic, frozenset(wanted), span.start_us, span.end_us, span.last_us)

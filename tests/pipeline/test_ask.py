@@ -54,6 +54,25 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Any:
         ("what happens at second 45", "", set(), (45 * S, 46 * S)),
         ("which words are shown between 0:10 and 1:00:00.5", "words", set(), (10 * S, 3600 * S + S // 2)),
         ("goals after 10 seconds", "goals", set(), (10 * S, 2**62)),
+        ("what happens between 10 and 20 seconds?", "", set(), (10 * S, 20 * S)),
+        ("goals from second 10 to 20", "goals", set(), (10 * S, 20 * S)),
+        ("10-20 seconds", "", set(), (10 * S, 20 * S)),
+        ("which cars pass between 1 and 2.5 minutes", "cars pass", set(), (60 * S, 150 * S)),
+        ("between 3 and 5 cars", "between 3 5 cars", set(), None),
+        ("show me the first 10 seconds", "", set(), (0, 10 * S)),
+        ("the first goal in the first 2 minutes", "goal", {"first"}, (0, 120 * S)),
+        ("the first second of it", "", set(), (0, S)),
+        ("goals until 0:30", "goals", set(), (0, 30 * S)),
+        ("what happens at minute 2", "", set(), (120 * S, 180 * S)),
+        ("what happens at 2 minutes 5 seconds", "", set(), (125 * S, 126 * S)),
+        ("what happens 10 seconds after the goal", "goal", {"next"}, None),
+        ("who stands for 30 seconds", "stands", set(), None),
+        ("前 10 秒发生了什么？", "", set(), (0, 10 * S)),
+        ("第10到20秒发生了什么", "", set(), (10 * S, 20 * S)),
+        ("从第10秒到第20秒的进球", "进球", set(), (10 * S, 20 * S)),
+        ("第10秒之后发生了什么", "", set(), (10 * S, 2**62)),
+        ("2分5秒有什么", "", set(), (125 * S, 126 * S)),
+        ("最后一次进球", "进球", {"last"}, None),
         ("红色圆形什么时候离开？接下来发生什么？", "红色圆形 离开", {"next"}, None),
         ("第 45 秒发生了什么？", "", set(), (45 * S, 46 * S)),
         ("蓝色方块出现几次", "蓝色方块出现", {"count"}, None),
@@ -63,6 +82,16 @@ def test_what_a_question_asks_for(text: str, topic: str, wanted: set[str], span:
     found = understand(text)
     assert (found.topic, found.wanted) == (topic, wanted)
     assert (None if found.start_us is None else (found.start_us, found.end_us)) == span
+
+
+@pytest.mark.parametrize("text", ["what happens in the last 45 seconds?", "最后45秒发生了什么？"])
+def test_the_last_seconds_are_those_of_one_video(asked: Any, text: str) -> None:
+    """Of 60 s: from 15 s on."""
+    found = asked(text, video="a.mp4")
+    assert [e.event["start_us"] for e in found.evidence] == [20 * S] and found.question.start_us == 15 * S
+    assert asked(text, video=["b.mp4"]).evidence == ()
+    with pytest.raises(UsageError, match="which of 2 videos"):
+        asked(text)
 
 
 def test_evidence(asked: Any) -> None:
