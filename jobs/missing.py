@@ -6,8 +6,9 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -75,14 +76,38 @@ def done_names(log: EventLog, config_hash: str, skip: Mapping[str, str]) -> dict
     return {uri: r["size_bytes"] for r in rows.to_pylist() if r["video_id"] in skip for uri in r["uris"]}
 
 
-def orphaned_run(log: EventLog, config_hash: str) -> tuple[str, dict[str, Any]] | None:
-    """(id, host) of the newest run of this configuration whose driver is gone without a word."""
+def finish_orphan(log: EventLog, config_hash: str, host: Mapping[str, Any]) -> str | None:
+    """A driver that died after its last video left nothing to do but to say so: the id of its run, which is done now.
+
+    `host`: who says so, and which archive was found to be done; runs of other archives are left alone.
+    """
+    from pipeline.live import ENDED, read_live, write_live
+
+    orphan = orphaned_run(log, config_hash, host["archive"])
+    if orphan is None or not log.take_over_run(*orphan, {**orphan[1], **host}):
+        return None
+    run_id = orphan[0]
+    log.finish_run(run_id, {}, "done")
+    with suppress(LogError):  # a word beside the log
+        for status in read_live(log.uri):
+            if status.run_id == run_id and status.state not in ENDED:
+                note = "its driver ended before it could say so"
+                write_live(log.uri, replace(status, state="done", note=note, left_s=None, stuck=()))
+    return run_id
+
+
+def orphaned_run(
+    log: EventLog, config_hash: str, archive: Sequence[str] | None = None
+) -> tuple[str, dict[str, Any]] | None:
+    """(id, host) of the newest run of this configuration (and of `archive`) whose driver is gone without a word."""
     from pipeline.live import read_live
     from pipeline.log.sql import select
 
     query = "select run_id, host from runs where status = 'running' and config_hash = $1 order by started_at_us desc"
     for row in select(log.snapshot(), query, [config_hash]).to_pylist():
         host = json.loads(row["host"] or "{}")
+        if archive is not None and host.get("archive") != archive:
+            continue
         if host.get("node") == platform.node() and host.get("boot") == boot_id():
             gone = not _runs(host)
         else:

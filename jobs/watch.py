@@ -94,7 +94,7 @@ def run(
     Raises UsageError for a call that cannot be meant, ModelError and LogError where model or log cannot be used;
     what is finished by then is in the log, and so it is after KeyboardInterrupt.
     """
-    from model.registry import Placeable, find_model
+    from model.registry import Placeable, find_model, located
     from pipeline.archive import list_sources
     from pipeline.config import new_run_id
     from pipeline.log import EventLog
@@ -102,8 +102,7 @@ def run(
     say = on_start or (lambda line: None)
     wishes = {"ranks": ranks, "prompt": prompt, "precision": precision, "expert_placement": expert_placement}
     settings = {**(settings or {}), **{name: wish for name, wish in wishes.items() if wish is not None}}
-    own = os.path.isdir(model) or (model.endswith(".gguf") and os.path.exists(model))
-    model = os.path.abspath(model) if own else model  # workers may stand in another directory
+    model = located(model)
     factory = find_model(model)
     profile = factory.profile(settings)
     config = configure(profile, fps, window_s, overlap_s, short_side, tolerance_s, decoder, redact)
@@ -124,7 +123,7 @@ def run(
         again = "taken up again" if retry_failed else "left; --retry-failed takes them up again"
         failed = f", {not_done:,} of them failed ({again})" if not_done else ""
         say(f"{log} holds {len(committed):,} videos of this configuration already{failed}")
-    from jobs.missing import done_names, forget_done, look_ahead, orphaned_run
+    from jobs.missing import done_names, finish_orphan, forget_done, look_ahead, orphaned_run
 
     missing, sources = look_ahead(sources, done_names(event_log, config.config_hash, skip))
 
@@ -133,6 +132,7 @@ def run(
     already = leading_already(sources, skip)
     if already.rest is None:
         event_log.record_names(already.names)
+        finish_orphan(event_log, config.config_hash, _host(archive))
         return _nothing_to_do(log, already.names)
 
     # Ray takes seconds to start: only now that there is something to do.
@@ -200,6 +200,8 @@ def run(
         try:
             flow.run()
             status = "done"
+            if not begun:
+                finish_orphan(event_log, config.config_hash, _host(archive))
             if isinstance(factory, Placeable):
                 flow.progress.model = factory.summarise(settings, flow.progress.model)
         except (KeyboardInterrupt, SystemExit):
@@ -230,7 +232,6 @@ def _run_record(
     resources: Mapping[str, float],
     forecast: Mapping[str, Any] | None = None,
 ) -> Any:
-    from jobs.missing import boot_id, process_start
     from pipeline.log import RunRecord
 
     return RunRecord(
@@ -240,20 +241,26 @@ def _run_record(
         model=config.model,
         weights_hash=config.weights_hash,
         code_version=_code_version(),
-        host={
-            "node": platform.node(),
-            "system": platform.platform(),
-            "python": platform.python_version(),
-            "ray": version("ray"),
-            "process": os.getpid(),
-            "process_start": process_start(),
-            "boot": boot_id(),
-            "archive": [_absolute(name) for name in ([archive] if isinstance(archive, str) else archive)],
-            "resources": {k: v for k, v in resources.items() if not k.startswith("node:")},
-        },
+        host={**_host(archive), "resources": {k: v for k, v in resources.items() if not k.startswith("node:")}},
         started_us=int(started * 1e6),
         forecast=forecast or {},
     )
+
+
+def _host(archive: str | Sequence[str]) -> dict[str, Any]:
+    """Who drives a run, and over what."""
+    from jobs.missing import boot_id, process_start
+
+    return {
+        "node": platform.node(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "ray": version("ray"),
+        "process": os.getpid(),
+        "process_start": process_start(),
+        "boot": boot_id(),
+        "archive": [_absolute(name) for name in ([archive] if isinstance(archive, str) else archive)],
+    }
 
 
 def _absolute(name: str) -> str:
