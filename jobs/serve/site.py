@@ -41,6 +41,8 @@ class Site:
         self.rooted = Rooted(settings.roots, self.archive.roots)
         self.quick = Pool("quick", self.limits.quick_threads, 4 * self.limits.waiting, self.limits.quick_s)
         self.heavy = Pool("heavy", self.limits.heavy_threads, self.limits.waiting, self.limits.heavy_s)
+        self.cutter = Pool("cut", self.limits.cut_threads, self.limits.waiting, self.limits.heavy_s)
+        self.thinker = Pool("model", self.limits.model_threads, self.limits.waiting, self.limits.heavy_s)
         self.folder = tempfile.mkdtemp(prefix="secondsight-serve-")
         self.encoder = Pool("encode", self.limits.encode_threads, self.limits.encode_waiting, self.limits.heavy_s)
         # Their processes are ended in time; waiting for a turn takes time too.
@@ -59,6 +61,10 @@ class Site:
     async def work(self, call: Callable[[], T]) -> T:
         """Something that takes a while."""
         return await self.heavy.run(call)
+
+    async def think(self, call: Callable[[], T]) -> T:
+        """Something that a model has a part in."""
+        return await self.thinker.run(call)
 
     async def encode(self, call: Callable[[], T]) -> T:
         """Seconds of a video for a player, which stills must not wait for."""
@@ -84,9 +90,11 @@ class Site:
     def close(self) -> None:
         self.quick.close()
         self.heavy.close()
+        self.cutter.close()
+        self.thinker.close()
         self.encoder.close()
-        self.sql.close()
         self.sql_processes.close()
+        self.sql.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import sys
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
 from pipeline.errors import LogError, SecondsightError
 from pipeline.log import EventLog
@@ -23,16 +25,21 @@ def main() -> None:
     if not question:  # the server is gone
         return
     asked = json.loads(question)
+    # The server ends this process in time; this is for when the server itself is gone.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(int(asked["seconds"]) + 5)
     out = os.dup(1)
     os.dup2(2, 1)  # whatever a library prints is not the answer
     try:
         _limit(asked["memory"])
         said = _answer(asked)
+    except MemoryError:
+        return  # as where the process is killed for it: nothing is said
     except LogError as error:
         said = _error(503, "log_unreadable", str(error))
     except SecondsightError as error:
         if isinstance(error.__cause__, duckdb.OutOfMemoryException):
-            return  # as where the process dies of it: nothing is said
+            return
         said = _error(422, "bad_sql", str(error))
     with os.fdopen(out, "wb") as stream:
         stream.write(said)
@@ -48,7 +55,7 @@ def _answer(asked: dict[str, Any]) -> bytes:
     said = {
         "version": snapshot.version,
         "columns": [{"name": field.name, "type": str(field.type)} for field in table.schema],
-        "rows": [[_plain(cell) for cell in row] for row in zip(*(c.to_pylist() for c in table.columns), strict=True)],
+        "rows": list(zip(*(_cells(column) for column in table.columns), strict=True)),
         "truncated": truncated,
     }
     data = json.dumps(said, separators=(",", ":"), allow_nan=False).encode()
@@ -56,6 +63,13 @@ def _answer(asked: dict[str, Any]) -> bytes:
         most = asked["bytes"] >> 10
         return _error(422, "too_large", f"an answer of more than {most:,} KiB: ask for fewer rows or columns")
     return data
+
+
+def _cells(column: pa.ChunkedArray) -> list[Any]:
+    try:
+        return [_plain(cell) for cell in column.to_pylist()]
+    except (ValueError, OverflowError):  # dates that Python does not have: infinity, the year 294247
+        return [_plain(cell) for cell in column.cast(pa.string()).to_pylist()]
 
 
 def _plain(cell: Any) -> Any:
@@ -72,7 +86,7 @@ def _plain(cell: Any) -> Any:
 
 
 def _limit(memory: int) -> None:
-    """No more memory than that for this process, and the first to go where the machine runs out of it."""
+    """No more memory than that for this process."""
     try:
         import resource
     except ImportError:  # Windows

@@ -18,17 +18,18 @@ def open_parquet(store: Store, file: DataFile) -> pq.ParquetFile:
     try:
         if isinstance(store, LocalStore):
             return pq.ParquetFile(store.path(file.path), memory_map=True)
-        return pq.ParquetFile(pa.PythonFile(_Ranges(store, file.path, file.size_bytes), mode="r"))
+        return pq.ParquetFile(pa.PythonFile(Ranges(store, file.path, file.size_bytes), mode="r"))
     except (pa.ArrowException, OSError) as error:
         raise damaged(store, file, error) from error
 
 
-class _Ranges(io.RawIOBase):
+class Ranges(io.RawIOBase):
     """An object of a store as a file, each read one ranged request."""
 
     def __init__(self, store: Store, path: str, size: int) -> None:
         super().__init__()
-        self._store, self._path, self._size, self._at = store, path, size, 0
+        self._store, self._path, self._size = store, path, size
+        self.at = 0
 
     def readable(self) -> bool:
         return True
@@ -37,14 +38,14 @@ class _Ranges(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._at
+        return self.at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
+        self.at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self._size}[whence]
+        return self.at
 
     def read(self, size: int = -1) -> bytes:
-        length = self._size - self._at if size < 0 else min(size, self._size - self._at)
-        data = self._store.read(self._path, self._at, length) if length > 0 else b""
-        self._at += len(data)
+        length = self._size - self.at if size < 0 else min(size, self._size - self.at)
+        data = self._store.read(self._path, self.at, length) if length > 0 else b""
+        self.at += len(data)
         return data

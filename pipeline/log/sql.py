@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from pipeline.errors import LogError, UsageError
-from pipeline.log.localstore import LocalStore
-from pipeline.log.objectstore import ObjectStore
+from pipeline.log.readonly import REFUSED, SCHEME, ReadOnly
 from pipeline.log.schema import RECORDS
 from pipeline.log.snapshot import Snapshot
 
@@ -25,28 +25,25 @@ def connect(snapshot: Snapshot, settings: Mapping[str, str | int] | None = None)
     """
     fixed = {"autoinstall_known_extensions": "false", "python_enable_replacements": "false"}
     connection = duckdb.connect(":memory:", config={**(settings or {}), **fixed})
-    remote = not isinstance(snapshot.store, LocalStore)
-    if remote:
-        _register(connection, snapshot.store)
+    connection.register_filesystem(ReadOnly(snapshot))
     allowed: list[str] = []
     for record, schema in RECORDS.items():
-        files = [_address(snapshot, f.path, remote) for f in snapshot.files(record)]
+        files = [f"{SCHEME}{f.path}" for f in snapshot.files(record)]
         allowed += files
         if files:
             columns = ", ".join(f'"{name}"' for name in schema.names)
-            listed = ", ".join(_quoted(f) for f in files)
             # An empty relation first: columns that no file has yet are there all the same, as nulls.
             connection.register(f"_{record}", schema.empty_table())
             try:
                 connection.execute(
                     f"create view {record} as select {columns} from (select * from _{record} union all by name"
-                    f" select * from read_parquet([{listed}], union_by_name = true, hive_partitioning = false))"
+                    f" select * from read_parquet([{_listed(files)}], union_by_name = true, hive_partitioning = false))"
                 )
             except duckdb.Error as error:
-                raise _unreadable(snapshot, error) from error
+                raise unreadable(snapshot, error) from error
         else:
             connection.register(record, schema.empty_table())
-    connection.execute(f"set allowed_paths = [{', '.join(map(_quoted, allowed))}]")
+    connection.execute(f"set allowed_paths = [{_listed(allowed)}]")
     connection.execute("set enable_external_access = false")
     connection.execute("set lock_configuration = true")
     return connection
@@ -62,7 +59,7 @@ def select(
     """The answer to one SELECT, or its first `rows`; `settings` as of `connect`.
 
     Raises UsageError for anything but a query, for one of more than MAX_QUERY characters, and for one that DuckDB
-    refuses, by a duckdb.Error.
+    refuses, by a duckdb.Error; LogError for a log that cannot be read.
     """
     if len(sql) > MAX_QUERY:
         raise UsageError(f"a query of {len(sql)} characters: at most {MAX_QUERY}")
@@ -75,38 +72,39 @@ def select(
             raise UsageError(f"one query at a time: this is {len(statements)} statements")
         if statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
             kind = str(statements[0].type).rsplit(".", 1)[-1]
-            raise UsageError(f"the log is only read here: {kind} statements are refused, ask with SELECT")
+            raise UsageError(f"{REFUSED}: {kind} statements are refused, ask with SELECT")
         found = connection.sql(sql, params=parameters)
-        return (found if rows is None else found.limit(rows)).to_arrow_table()
-    except duckdb.IOException as error:
-        raise _unreadable(snapshot, error) from error
+        return _whole_numbers((found if rows is None else found.limit(rows)).to_arrow_table())
     except duckdb.Error as error:
-        raise UsageError(f"DuckDB: {_said(error)}") from error
+        said = _said(error)
+        if REFUSED in said:
+            raise UsageError(f"{REFUSED}: ask with a SELECT that writes nothing") from error
+        if isinstance(error, duckdb.IOException) or said != str(error).strip():  # our filesystem could not read
+            raise unreadable(snapshot, error) from error
+        raise UsageError(f"DuckDB: {said}") from error
     finally:
         connection.close()
 
 
-def _register(connection: duckdb.DuckDBPyConnection, store: Any) -> None:
-    """Let DuckDB read an object store through obstore, with the credentials and endpoint that the log uses."""
-    from obstore.fsspec import FsspecStore
-
-    protocol = store.uri.split("://", 1)[0]
-    assert isinstance(store, ObjectStore)
-    connection.register_filesystem(FsspecStore(protocol, client_options=store.client_options()))
-
-
-def _address(snapshot: Snapshot, path: str, remote: bool) -> str:
-    store = snapshot.store
-    return f"{store.uri}/{path}" if remote else store.path(path)  # type: ignore[attr-defined]
+def _whole_numbers(table: pa.Table) -> pa.Table:
+    """DuckDB's sums of integers have 128 bits, which few readers know: 64 where they do."""
+    for place, field in enumerate(table.schema):
+        if field.type == pa.decimal128(38, 0):
+            with contextlib.suppress(pa.ArrowInvalid):
+                table = table.set_column(place, field.name, table.column(place).cast(pa.int64()))
+    return table
 
 
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+def unreadable(snapshot: Snapshot, error: duckdb.Error) -> LogError:
+    """What is said where DuckDB cannot read the log's own files."""
+    return LogError(f"{snapshot.store.uri}: {_said(error)[:500]}; `secondsight log LOG --check` looks for damage")
 
 
-def _unreadable(snapshot: Snapshot, error: duckdb.Error) -> LogError:
-    return LogError(f"{snapshot.store.uri}: {_said(error)}; `secondsight log LOG --check` looks for damage")
+def _listed(paths: Sequence[str]) -> str:
+    return ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
 
 
-def _said(error: Exception) -> str:
-    return str(error).strip()
+def _said(error: duckdb.Error) -> str:
+    """Without the traceback of our own filesystem (readonly.py), which DuckDB puts into its text."""
+    said = str(error).strip()
+    return said.splitlines()[-1].split("Error: ", 1)[-1] if "Traceback (most recent" in said else said

@@ -276,3 +276,13 @@ def test_columns_can_come_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert select(log.snapshot(), "select count(model) as n from events").to_pylist() == [{"n": 2}]
     log.compact()
     assert Query(str(tmp_path / "log")).at("a.mp4", 0)["model"].to_pylist() == [None]
+
+
+def test_sql_by_many_threads_reads_what_was_written(tmp_path: Path) -> None:
+    """DuckDB's threads share a file of ours and seek in it."""
+    log = open_log(tmp_path / "log")
+    log.commit([video_result("a.mp4", [event(i, i + 9, text=f"text {i * i}") for i in range(30_000)])])
+    asked = "select sum(length(text)) as letters, sum(start_us) as starts, count(*) as n from events"
+    expected = {"letters": sum(len(f"text {i * i}") for i in range(30_000)), "starts": 449_985_000, "n": 30_000}
+    for _ in range(5):
+        assert select(log.snapshot(), asked, settings={"threads": 8}).to_pylist() == [expected]
