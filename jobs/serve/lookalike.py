@@ -43,7 +43,7 @@ async def image(
     start_us, end_us = (None if t is None else us(t) for t in (start, end))
     return reply(
         request,
-        await site.work(
+        await site.think(
             lambda: site.looking.image(
                 data, video, kinds=kind, start_us=start_us, end_us=end_us, run=_run(site, run), limit=limit
             )
@@ -69,7 +69,7 @@ async def like(
     start_us, end_us = (None if time is None else us(time) for time in (start, end))
     return reply(
         request,
-        await site.work(
+        await site.think(
             lambda: site.looking.like(
                 of, at_us, video, kinds=kind, start_us=start_us, end_us=end_us, run=_run(site, run), limit=limit
             )

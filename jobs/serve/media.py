@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -96,10 +97,10 @@ async def media(
         raise Problem(503, "busy", "too many videos are being sent: ask again in a few seconds", retry_s=5)
     try:
         if container is None:
-            what = await site.ask(lambda: _original(site, entry, uri))
+            what = await site.quick.run(lambda: _original(site, entry, uri), discard=Bytes.close)
             kind = TYPES.get(uri.rsplit(".", 1)[-1].lower(), "application/octet-stream")
         else:
-            what = Bytes.of_handle(await site.work(lambda: _remuxed(site, entry, uri)))
+            what = Bytes.of_handle(await site.cutter.run(lambda: _remuxed(site, entry, uri), discard=os.close))
             kind = "video/mp4"
         tag = f'"{entry.video_id}{container or ""}-{what.size}"'
         try:
@@ -143,15 +144,20 @@ async def clip(request: Request, site: SiteOf, video: VideoPath, start: Time, en
     entry, uri = await site.ask(lambda: shown(site, video))
     _check_inside(entry, uri, start_us)
 
+    over = threading.Event()
+
     def cut() -> int:
         from pipeline.clips import clip
 
         def write(path: Path) -> None:
-            clip(uri, start_us, end_us, path, overwrite=True)
+            clip(uri, start_us, end_us, path, overwrite=True, is_wanted=lambda: not over.is_set())
 
         return _written(site, ".mp4", write)
 
-    what = Bytes.of_handle(await site.work(cut))
+    try:
+        what = Bytes.of_handle(await site.cutter.run(cut, discard=os.close))
+    finally:
+        over.set()
     tag = f'"{entry.video_id}-{start_us}-{end_us}-{what.size}"'
     try:
         reply = Ranged(request, what, "video/mp4", tag, lambda: None)
@@ -194,7 +200,7 @@ async def sheet(
         events = as_rows(site.archive.query.overlapping(match, -(2**62), 2**62, Filter()))
         return sheet(uri, events, title=uri.rsplit("/", 1)[-1], columns=columns, rows=rows, width=width)
 
-    return Response(await site.work(draw), 200, {"Cache-Control": "private, max-age=60"}, "image/jpeg")
+    return Response(await site.cutter.run(draw), 200, {"Cache-Control": "private, max-age=60"}, "image/jpeg")
 
 
 #: An SVG carries its own style; opened by itself it may load and run nothing.
@@ -225,7 +231,7 @@ async def plot(
         title = match.name.rsplit("/", 1)[-1]
         return timeline(match.entry.duration_us or 0, events, title=title, pictures=pictures)
 
-    drawn = (await site.work(draw)).encode("utf-8", "replace")
+    drawn = (await site.cutter.run(draw)).encode("utf-8", "replace")
     headers = {"Cache-Control": "private, max-age=60", "Content-Security-Policy": _PLOT_POLICY}
     return Response(drawn, 200, headers, "image/svg+xml")
 

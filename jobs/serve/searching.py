@@ -66,4 +66,4 @@ async def ask(
     limit: Annotated[int, Query(ge=1, le=50)] = 5,
 ) -> Response:
     """An answer with the events that it rests on; without a model, those events."""
-    return reply(request, await site.work(lambda: site.finding.ask(q, limit=limit)))
+    return reply(request, await site.think(lambda: site.finding.ask(q, limit=limit)))

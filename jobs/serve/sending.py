@@ -37,7 +37,10 @@ class Bytes:
     """What is sent: `size` bytes, `read(start, length)` of them (off the event loop), `close` at the end."""
 
     def __init__(self, size: int, read: Callable[[int, int], bytes], chunk: int, close: Callable[[], None]) -> None:
-        self.size, self.read, self.chunk, self.close = size, read, chunk, close
+        self.size, self.read, self.chunk, self._close = size, read, chunk, close
+
+    def close(self) -> None:
+        self._close()
 
     @classmethod
     def of_handle(cls, handle: int) -> Bytes:

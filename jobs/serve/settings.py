@@ -21,7 +21,9 @@ class Limits:
     in_flight: int = 256  # requests at once: 503
     streams: int = 64  # of these, live streams and videos being sent, each
     quick_threads: int = 8  # lookups
-    heavy_threads: int = 2  # decoding, cutting, sums over the whole log
+    heavy_threads: int = 2  # stills, sums over the whole log
+    cut_threads: int = 2  # clips, copies into MP4, contact sheets, timelines: what a page must not wait behind
+    model_threads: int = 4  # questions and pictures that a model looks at
     encode_threads: int = 2  # seconds of video made for browsers that cannot decode it
     encode_waiting: int = 32  # of these: 503
     waiting: int = 64  # pieces of work that wait for a thread: 503

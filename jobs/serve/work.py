@@ -26,13 +26,26 @@ class Pool:
         self._lock = threading.Lock()
         self._pending = 0
 
-    async def run(self, call: Callable[[], T]) -> T:
+    async def run(self, call: Callable[[], T], *, discard: Callable[[T], object] | None = None) -> T:
+        """What `call` returns. `discard` takes it where nobody does: it came too late, or the asker has gone."""
         with self._lock:
             if self._pending >= self._most:
                 raise Problem(503, "busy", "too much to do at the moment: ask again in a few seconds", retry_s=2)
             self._pending += 1
-        future = self._executor.submit(call)
-        future.add_done_callback(self._ended)
+        try:
+            future = self._executor.submit(call)
+        except RuntimeError:
+            self._ended()
+            raise Problem(503, "busy", "the server is ending", retry_s=10) from None
+        future.add_done_callback(lambda _: self._ended())
+        try:
+            return await self._in_time(future)
+        except BaseException:
+            if discard is not None:
+                future.add_done_callback(lambda late: _discard(late, discard))
+            raise
+
+    async def _in_time(self, future: Future[T]) -> T:
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), self._limit_s)
         except TimeoutError as error:
@@ -43,9 +56,14 @@ class Pool:
                 504, "time_limit", f"this took more than {self._limit_s:g} s: ask for less", retry_s=10
             ) from None
 
-    def _ended(self, future: Future[T]) -> None:
+    def _ended(self) -> None:
         with self._lock:
             self._pending -= 1
 
     def close(self) -> None:
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _discard(late: Future[T], discard: Callable[[T], object]) -> None:
+    if not late.cancelled() and late.exception() is None:
+        discard(late.result())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from fractions import Fraction
@@ -207,3 +208,14 @@ def test_bad_input(films: Path, tmp_path: Path) -> None:
 def test_a_span_that_outlasts_the_video_ends_with_it(films: Path, tmp_path: Path) -> None:
     made = clip(str(films / "gop.mp4"), 3_000_000, 99_000_000, tmp_path / "clip.mp4")
     assert (made.end_us, made.frames) == (4_000_000, 30)
+
+
+def test_a_clip_has_the_rights_of_any_new_file(films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = os.umask(0o027)
+    try:
+        with monkeypatch.context() as patch:
+            patch.delattr(os, "umask")  # it is the whole process's: other threads make files meanwhile
+            made = clip(str(films / "gop.mp4"), 0, 500_000, tmp_path / "a.mp4")
+    finally:
+        os.umask(before)
+    assert made.path.stat().st_mode & 0o777 == 0o640 and list(tmp_path.iterdir()) == [made.path]
