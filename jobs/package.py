@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from model.registry import located
 from pipeline.errors import UsageError
 from pipeline.patterns import is_glob
 from pipeline.storage import local_path
@@ -88,11 +89,15 @@ def localise(values: argparse.Namespace, folder: Path) -> list[str]:
             archive.append(_absolute(name, shared))
     values.archive = archive
     values.log = _absolute(values.log, shared)
-    if os.path.isdir(values.model):
-        values.model = _absolute(values.model, shared)
+    values.model = located(values.model)
+    if (files := values.model.removeprefix("vllm:")).startswith("/"):
+        shared.append(files)
     if getattr(values, "prompt", None) and values.prompt.endswith(".toml"):
         _copy(values.prompt, folder / Path(values.prompt).name)
         values.prompt = Path(values.prompt).name
+    if getattr(values, "forecast", None):
+        _copy(values.forecast, folder / "forecast.json")
+        values.forecast = "forecast.json"
     if getattr(values, "redact", None):
         from pipeline.redact import parse
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import run
+from jobs.extras import needed
 from jobs.package import Shipment, localise, run_actions, run_arguments, runtime_env
 from pipeline.errors import UsageError
 
@@ -30,6 +31,11 @@ prompt files are shipped.
 The job's log is shown until it ends; Ctrl-C here ends the showing, not the job. A run that was stopped or lost its
 cluster is begun again where it was by --resume, or by submitting the same again: what the event log holds is not
 done twice.
+
+Secrets are not sent along: they belong into the environment of the cluster's own nodes, on Kubernetes from its secrets
+(docs/kubernetes.md, 3). The token of a served model (`--model openai:...`) is read on the node of the driver (the head,
+unless --driver-cpus is given), from $OPENAI_API_KEY or what `--set token_variable=NAME` names; replicas get it from
+there. Keys of an object store are read on every node.
 
 A cluster that wants a token (Ray's token authentication) gets it from --token-file, else from where Ray itself looks:
 $RAY_AUTH_TOKEN, $RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token.
@@ -70,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME[=VALUE]",
-        help="set in every process of the job (no secrets)",
+        help="set in every process of the job, for all to see who may ask the job server: no secrets (see above)",
     )
     job.add_argument("--driver-cpus", type=float, default=0.0, metavar="N", help="CPUs reserved for the driver")
     after = parser.add_argument_group("jobs that were sent")
@@ -124,7 +130,7 @@ def _submit(server: Any, args: argparse.Namespace) -> int:
         shipment = Shipment(
             code=not args.image_has_it,
             pip=not args.image_has_it and not args.no_pip,
-            extras=_extras(args),
+            extras=sorted({*args.extra, *needed(args, [*args.archive, *_listed(folder)])}),
             more_pip=args.pip,
             modules=args.module,
             env=_env(args.env),
@@ -276,18 +282,9 @@ def _run_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _extras(args: argparse.Namespace) -> list[str]:
-    """The extras that this run will need."""
-    from model.registry import BUILT_IN
-
-    extras = set(args.extra)
-    if args.model not in BUILT_IN and not args.model.startswith("python:"):
-        extras.add("qwen")
-    if any(name.removeprefix("@").startswith(("s3://", "s3a://")) for name in args.archive):
-        extras.add("s3")
-    if args.decoder == "decord":
-        extras.add("decord")
-    return sorted(extras)
+def _listed(folder: Path) -> list[str]:
+    """What the lists name that were shipped."""
+    return [line for file in folder.glob("list*.txt") for line in file.read_text("utf-8", "replace").splitlines()]
 
 
 def _env(pairs: Sequence[str]) -> dict[str, str]:

@@ -16,7 +16,7 @@ BUILT_IN: dict[str, str] = {
     "signals": "model.signals",
 }
 
-_PYTHON = "python:"
+_PYTHON, _VLLM = "python:", "vllm:"
 
 
 class ModelFactory(Protocol):
@@ -72,10 +72,10 @@ def find_model(spec: str) -> ModelFactory:
         from model.served import ServedFactory
 
         return ServedFactory(spec)
-    if spec.startswith("vllm:"):
+    if spec.startswith(_VLLM):
         from model.in_vllm import VllmFactory
 
-        return VllmFactory(spec.removeprefix("vllm:"))
+        return VllmFactory(spec.removeprefix(_VLLM))
     if "/" in spec or spec.endswith(".gguf") or os.path.isdir(spec):
         from model.qwen3_vl import QwenFactory
 
@@ -86,6 +86,15 @@ def find_model(spec: str) -> ModelFactory:
         "(org/name) or GGUF file; openai:URL#NAME of a served model; vllm:ID; or python:PACKAGE.MODULE[:OBJECT] for "
         "your own"
     )
+
+
+def located(spec: str) -> str:
+    """`spec` with a path on this machine made absolute: workers may stand in another directory."""
+    prefix = _VLLM if spec.startswith(_VLLM) else ""
+    path = os.path.expanduser(spec.removeprefix(prefix))
+    if spec in BUILT_IN or "://" in spec or not (os.path.isdir(path) or path.endswith(".gguf")):
+        return spec
+    return prefix + os.path.abspath(path)
 
 
 def _own_model(spec: str) -> ModelFactory:

@@ -17,8 +17,10 @@ import pytest
 
 from jobs import submit
 from jobs.cli import main
+from jobs.extras import BY_MODEL, needed
 from jobs.jobserver import find_token
 from jobs.package import Shipment, localise, requirements, run_actions, run_arguments, runtime_env
+from model.registry import BUILT_IN
 from pipeline.errors import UsageError
 from pipeline.live import read_live
 from pipeline.log import EventLog
@@ -69,6 +71,99 @@ def test_paths_mean_the_same_there(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         localise(_parsed("@nowhere.txt", "--log", "L"), folder)
 
 
+@pytest.mark.parametrize(
+    ("model", "there"),
+    [
+        ("weights/moe", "{}/weights/moe"),
+        ("weights/q.gguf", "{}/weights/q.gguf"),  # may lie on the nodes alone
+        ("vllm:./weights/moe", "vllm:{}/weights/moe"),
+        ("vllm:~/weights/moe", "vllm:{}/weights/moe"),
+        ("vllm:org/name", "vllm:org/name"),
+        ("org/name", "org/name"),
+        ("s3://b/q.gguf", "s3://b/q.gguf"),
+        ("openai:http://h:1/v1#q.gguf", "openai:http://h:1/v1#q.gguf"),
+        ("bundled", "bundled"),  # though a folder has this name
+    ],
+)
+def test_a_models_path_means_the_same_there(
+    model: str, there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for folder in ("weights/moe", "bundled", "job"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "told.json").write_text("{}")
+    args = _parsed("s3://b/a/", "--log", "s3://b/log", "--model", model, "--forecast", "told.json")
+    notices = localise(args, tmp_path / "job")
+    assert args.model == there.format(tmp_path)
+    assert notices == ([f"every node must see {args.model.removeprefix('vllm:')}"] if "{}" in there else [])
+    assert args.forecast == "forecast.json" and (tmp_path / "job" / "forecast.json").read_text() == "{}"
+
+
+QWEN, GGUF, VLLM = {"torch", "transformers", "llguidance"}, {"gguf"}, {"vllm"}
+OPTIONAL = {*QWEN, *GGUF, *VLLM, "s3fs", "decord2", "dlib-bin", "opentelemetry-sdk"}
+
+
+@pytest.mark.parametrize(
+    ("words", "packages"),
+    [
+        ([], set()),
+        (["--model", "signals"], set()),
+        (["--model", "bundled"], QWEN),
+        (["--model", "org/name"], QWEN),
+        (["--model", "/models/moe"], QWEN),
+        (["--model", "/models/q.gguf"], QWEN | GGUF),
+        (["--model", "s3://b/q.gguf"], QWEN | GGUF | {"s3fs"}),
+        (["--model", "vllm:org/name"], VLLM),
+        (["--model", "openai:http://h:8000/v1#q"], set()),
+        (["--model", "python:my.models:one"], set()),
+        (["s3://b/x.mp4"], {"s3fs"}),
+        (["@s3://b/list.txt"], {"s3fs"}),
+        (["--decoder", "decord"], {"decord2"}),
+        (["--redact", "text,faces"], {"dlib-bin"}),
+        (["--redact", "text,faces=yunet.onnx"], set()),  # OpenCV's, which is there
+        (["--trace", "spans.jsonl"], {"opentelemetry-sdk"}),
+    ],
+)
+def test_a_run_gets_the_packages_that_it_needs_and_no_others(words: list[str], packages: set[str]) -> None:
+    args = _parsed("clip.mp4", *words, "--log", "L")
+    assert _names(requirements(needed(args, args.archive))) & OPTIONAL == packages
+
+
+def _names(requirements: list[str]) -> set[str]:
+    return {re.split(r"[\[<>=!~ ]", requirement)[0] for requirement in requirements}
+
+
+def test_what_is_needed_is_sent_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the model, by what a list names, and by the user."""
+    from jobs import jobserver
+
+    (tmp_path / "list.txt").write_text("clip.mp4\ns3://b/y.mp4\n")
+    sent: dict[str, Any] = {}
+
+    class Server:
+        address = "http://h:8265"
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            pass
+
+        def submit(self, entrypoint: str, job: str, **facts: Any) -> None:
+            sent.update(facts)
+
+    monkeypatch.setattr(jobserver, "JobServer", Server)
+    words = [f"@{tmp_path}/list.txt", "--model", "vllm:org/name", "--extra", "trace", "--log", "L"]
+    assert main(["submit", *words, "--address", Server.address, "--no-wait"]) == 0
+    names = _names(sent["runtime_env"]["pip"])
+    assert names & OPTIONAL == {"vllm", "s3fs", "opentelemetry-sdk"} and {"av", "deltalake"} <= names
+
+
+def test_every_model_that_comes_with_secondsight_has_its_extras_said() -> None:
+    assert set(BUILT_IN) <= {pattern for pattern, _ in BY_MODEL}
+    assert BY_MODEL[-1] == ("*", ("qwen",))
+    for _, extras in BY_MODEL:
+        requirements(extras)  # raises UsageError for what is none
+
+
 def test_what_is_shipped_runs_without_the_checkout(tmp_path: Path) -> None:
     own = tmp_path / "own_model.py"
     own.write_text("x = 1\n")
@@ -76,7 +171,7 @@ def test_what_is_shipped_runs_without_the_checkout(tmp_path: Path) -> None:
     folder.mkdir()
     env = runtime_env(Shipment(extras=("s3",), more_pip=("einops",), modules=(str(own),), env={"A": "b"}), folder)
     assert env["working_dir"] == str(folder) and env["env_vars"]["A"] == "b"
-    names = {re.split(r"[\[<>=!~ ]", requirement)[0] for requirement in env["pip"]}
+    names = _names(env["pip"])
     assert {"av", "deltalake", "obstore", "s3fs", "einops"} <= names and not names & {"ray", "torch", "pytest"}
     assert not list(folder.rglob("__pycache__"))
     # In a Python that sees the shipped folder and the installed libraries, but not the checkout.
