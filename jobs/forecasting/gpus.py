@@ -11,8 +11,9 @@ from pipeline.plan import SECOND_US, Sampling, Windowing
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """From the vendor's data sheet: TFLOP/s of dense bf16 and FP8 products (None: not in hardware), TB/s of memory,
-    GB of memory. Data sheets often give twice these products, "with sparsity"."""
+    """From the vendor's data sheet: TFLOP/s of dense bf16 and FP8 products (None: experts are not multiplied in FP8
+    there, model/experts/fp8.py), TB/s of memory, GB of memory. Data sheets often give twice these products, "with
+    sparsity"."""
 
     name: str
     bf16: float
@@ -27,12 +28,12 @@ GPUS: dict[str, Gpu] = {
     for gpu in (
         Gpu("H100", 989, 1979, 3.35, 80),
         Gpu("H200", 989, 1979, 4.8, 141),
-        Gpu("B200", 2250, 4500, 8.0, 180),
+        Gpu("B200", 2250, None, 8.0, 180),
         Gpu("A100", 312, None, 2.04, 80),
-        Gpu("L40S", 362, 733, 0.864, 48),
-        Gpu("L4", 121, 242, 0.3, 24),
+        Gpu("L40S", 362, None, 0.864, 48),
+        Gpu("L4", 121, None, 0.3, 24),
         Gpu("A10G", 70, None, 0.6, 24),
-        Gpu("MI300X", 1307, 2615, 5.3, 192),
+        Gpu("MI300X", 1307, None, 5.3, 192),
     )
 }
 
@@ -106,15 +107,14 @@ def window_cost(
     experts = getattr(text, "num_experts", 0) or 0
     top = getattr(text, "num_experts_per_tok", 0) or 0
     of_experts = 3 * text.hidden_size * getattr(text, "moe_intermediate_size", 0) * text.num_hidden_layers
-    active = dense + top * of_experts
     tower = _weights(shape, ".visual.blocks.")
     mergers = _weights(shape, ".visual.merger.") + _weights(shape, ".visual.deepstack_merger_list.")
-    operations = 2 * active * tokens + 2 * text.num_hidden_layers * text.num_attention_heads * text.head_dim * tokens**2
+    operations = 2 * dense * tokens + 2 * text.num_hidden_layers * text.num_attention_heads * text.head_dim * tokens**2
     operations += pairs * (
         2 * tower * patches + 2 * mergers * (patches // merge**2) + 4 * vision.depth * vision.hidden_size * patches**2
     )
-    fast = gpu.fp8 if shape.fp8 and gpu.fp8 else gpu.bf16  # int8 and int4 are widened to bf16 to be multiplied
-    prefill_s = operations / (fast * 1e12 * assumed.compute)
+    fast = gpu.fp8 if shape.fp8_products and gpu.fp8 else gpu.bf16  # else widened, as int8 and int4 are
+    prefill_s = (operations / gpu.bf16 + 2 * top * of_experts * tokens / fast) / (1e12 * assumed.compute)
 
     kv = kv_bytes_per_token(config, shape.dtype)
     head = text.vocab_size * text.hidden_size * element

@@ -20,7 +20,7 @@ class Shape:
     """A model without weights. `skeleton`: on the meta device, whole, with its experts as they would lie in memory.
 
     `dtype`: of everything but experts that stay in FP8 (`fp8`) or are held in few `bits`. `tensors`: of the checkpoint,
-    all accounted for; None for a published size.
+    all accounted for; None for a published size. `fp8_products`: experts are multiplied in FP8 where the card can.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Shape:
     fp8: bool
     tensors: int | None
     bits: int | None = None
+    fp8_products: bool = False
 
     @property
     def precision(self) -> str:
@@ -78,7 +79,7 @@ def model_shape(model: str, precision: str | None = None) -> Shape:
                 layer.weights = LowBitExperts(
                     text.num_experts, text.hidden_size, text.moe_intermediate_size, bits, dtype, "meta"
                 )
-        return Shape(model, config, skeleton, dtype, precision == "fp8", None, bits)
+        return Shape(model, config, skeleton, dtype, precision == "fp8", None, bits, precision == "fp8")
     checkpoint = open_checkpoint(model)
     config = parse_config(checkpoint.config, checkpoint.path)
     dtype = chosen or stored_dtype(config)
@@ -86,7 +87,7 @@ def model_shape(model: str, precision: str | None = None) -> Shape:
     stays = any(isinstance(m, ShardedExperts) and isinstance(m.weights, Fp8Experts) for m in skeleton.modules())
     if precision == "fp8" and not stays:
         raise ModelError(f"{model}: --precision fp8: its experts are not stored in FP8 with whole blocks")
-    return Shape(model, config, skeleton, dtype, stays, len(checkpoint.tensors), bits)
+    return Shape(model, config, skeleton, dtype, stays, len(checkpoint.tensors), bits, precision == "fp8")
 
 
 def forecast_memory(model: str, ranks: list[int], precision: str | None = None) -> dict[str, Any]:

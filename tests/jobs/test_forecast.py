@@ -199,6 +199,26 @@ def test_a_windows_cost_is_what_the_card_needs_for_its_weights() -> None:
     )
 
 
+def test_experts_are_reckoned_in_fp8_where_they_are_multiplied_in_it() -> None:
+    """By half on Hopper, the rest as ever; nowhere else."""
+    from jobs.forecasting.gpus import GPUS, Assumptions, window_cost
+    from jobs.forecasting.memory import model_shape
+    from pipeline.plan import Sampling, Windowing
+
+    costs = {
+        (name, precision): window_cost(
+            model_shape("30B-A3B", precision), Sampling(), Windowing(16_000_000, 0), (512, 512), GPUS[name], 1,
+            Assumptions(compute=1.0),
+        )
+        for name in ("H100", "L40S", "B200") for precision in ("bf16", "fp8")
+    }  # fmt: skip
+    plain, fast = costs["H100", "bf16"], costs["H100", "fp8"]
+    experts = 2 * 48 * 8 * 3 * 2048 * 768 * plain.tokens
+    assert plain.prefill_s - fast.prefill_s == pytest.approx(experts / 989e12 - experts / 1979e12, rel=0.001)
+    for name in ("L40S", "B200"):
+        assert costs[name, "fp8"].prefill_s == costs[name, "bf16"].prefill_s
+
+
 def test_an_archive_is_probed_and_a_run_holds_forecast_beside_fact(
     tmp_path: Path, make_clip: Any, capsys: pytest.CaptureFixture[str], ray_session: None
 ) -> None:
@@ -229,6 +249,38 @@ def test_an_archive_is_probed_and_a_run_holds_forecast_beside_fact(
     assert compared["numbers"]["hours of video"][1] == pytest.approx(18 / 3600)
     assert main(["forecast", "--compare", log]) == 0
     assert "fact / forecast" in capsys.readouterr().out
+
+
+def test_a_served_model_is_measured_by_the_clock_with_many_windows_at_once(
+    tmp_path: Path, make_clip: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.model import served_fake
+
+    for number, seconds in enumerate((6, 3, 9)):
+        make_clip(tmp_path / "clips" / f"{number}.mp4", seconds, number)
+    with served_fake.running() as fake:
+        fake.work_s = 1.0
+        model = f"openai:{fake.url}#tiny"
+        words = ["forecast", str(tmp_path / "clips"), "--model", model, "--window", "1", "--cpus", "2", "--price", "3"]
+        assert main([*words, "--json"]) == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert main([*words, "--gpu", "H100"]) == 1
+        assert "what a server makes of its GPUs is measured" in capsys.readouterr().err
+        asked, fake.plan = len(fake.came), [(400, {}, "no")]
+        assert main(words) == 1
+        assert len(capsys.readouterr().err.splitlines()) == 1 and len(fake.came) > asked
+        fake.plan, fake.work_s = [served_fake.chunks()], 0.1
+        assert main(words) == 0
+    told = capsys.readouterr().out
+    measured, windows = facts["calibration"], facts["archive"]["windows"]
+    assert fake.most_at_once >= 12 and asked == measured["watched"] == 18
+    assert 1.0 / 18 <= measured["server_s"] < 0.5 < 1.0  # 1 s would be one window at a time
+    server_h = windows * measured["server_s"] / 3600
+    cores_h = windows * (measured["decode_s"] + measured["model_s"]) / 3600
+    assert facts["hours"] == pytest.approx(max(server_h, cores_h / 2) / 0.9)
+    assert facts["bottleneck"] == ("server" if server_h > cores_h / 2 else "decode")
+    assert facts["basis"]["model"] == "measured at the server" and facts["cost"] == 6 * facts["hours"]
+    assert "s a window by the clock" in told and "the server's is not counted" in told
 
 
 @pytest.mark.parametrize(
