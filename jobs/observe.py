@@ -54,6 +54,7 @@ class Following:
         self._live = LiveReport(log_uri, self._first)
         self._tracing = TraceReport(run_id, model, trace) if trace else None
         self._journal = Journal(run_id, sys.stderr) if journal else None
+        self._handler = self._journal.handler() if self._journal is not None else None
         metrics = MetricsReport(run_id, model, self._live.hours_per_hour)
         self.all: list[FlowObserver] = [
             observer for observer in (self._live, metrics, self._tracing, self._journal) if observer is not None
@@ -62,7 +63,8 @@ class Following:
     def begin(self, started_s: float, facts: dict[str, Any]) -> None:
         """The run is in the log. `facts`: for the structured log."""
         self._live.begin(int(started_s * 1e6))
-        if self._journal is not None:
+        if self._journal is not None and self._handler is not None:
+            logging.getLogger().addHandler(self._handler)
             self._journal.begin({"model": self._first.model, "archive": self._first.archive, **facts})
 
     def end(self, progress: Progress, state: State, note: str = "") -> None:
@@ -77,3 +79,5 @@ class Following:
                 tell()
             except Exception:
                 log.exception("the end of the run could not be told to one who follows it")
+        if self._handler is not None:
+            logging.getLogger().removeHandler(self._handler)

@@ -54,7 +54,7 @@ class ProgressDisplay:
         now = time.monotonic()
         if self._lines and now - self._said >= LINES_S:
             self._said = now
-            self._console.print(line(progress), highlight=False, soft_wrap=True)
+            self._console.print(line(progress), markup=False, highlight=False, soft_wrap=True)
         if not self._on:
             return
         if self._began is None and progress.windows:
@@ -73,7 +73,18 @@ def line(progress: Progress) -> str:
         f"{progress.failed + progress.quarantined:,} failed",
         f"{progress.replicas} replicas",
     ]
+    parts += [held] if (held := held_up(progress)) else []
     return ", ".join(parts)
+
+
+def held_up(progress: Progress) -> str:
+    """What is stuck, the longest first; "" where nothing is."""
+    if not progress.stuck:
+        return ""
+    first, more = progress.stuck[0], len(progress.stuck) - 1
+    since = duration(time.time() - first.since_us / 1e6)
+    where = f" ({first.where})" if first.where else ""
+    return f"stuck for {since}: {first.stage}, {first.what}{where}" + (f" and {more} more" if more else "")
 
 
 def render(progress: Progress, elapsed_s: float) -> Group:
@@ -101,7 +112,8 @@ def render(progress: Progress, elapsed_s: float) -> Group:
     notes += [f"{progress.replicas} replicas"] if progress.replicas else ["loading the model …"]
     notes += [f"{progress.replica_deaths} replaced"] if progress.replica_deaths else []
     notes += [f"{progress.bytes_in_flight / 2**20:,.0f} MiB of frames in flight"]
-    return Group(bar, facts, Text(" · ".join(notes), style="dim"))
+    held = held_up(progress)
+    return Group(bar, facts, Text(" · ".join(notes), style="dim"), *([Text(held, style="red")] if held else []))
 
 
 def summary_lines(summary: RunSummary, elapsed_s: float) -> Iterator[str]:

@@ -27,6 +27,7 @@ from workers.watchdog import Suspect
 
 LOOK_S = 1.0
 PATIENCE = 10  # times the quiet time of the watchdog, after which what is stuck is ended
+COMING_UP = 5  # times the quiet time, after which a replica that is not up yet is named
 ASK_S = 30.0  # between two requests to the autoscaler
 
 
@@ -147,7 +148,8 @@ class Elastic:
     # --- What may be stuck.
 
     def suspects(self, streams: Streams, committer: Committer, quiet_s: float) -> Iterator[Suspect]:
-        """Everything in progress. What hangs beyond all measure is ended; decoding in progress has its own limit."""
+        """All decoding, watching and committing. What hangs beyond all measure is ended; decoding in progress has its
+        own limit."""
         limit_s = PATIENCE * quiet_s
         for stream in streams:
             uri = stream.order.segments[0].video.uri
@@ -161,10 +163,13 @@ class Elastic:
             window = member.batch.members[0].window
             where = f"{member.name} on {self._nodes.name(member.nodes[0] if member.nodes else '')}"
             usual_s = (self._pool.window_s or 0.0) * len(member.batch.members)
-            what = f"{window.video_id} window {window.index}"
+            what = f"{self._schedule.name_of(window)} window {window.index}"
             yield Suspect(
                 "watch", what, where, member.since, max(limit_s, 20 * usual_s), partial(self._pool.end, member)
             )
+        for member in self._pool.starting():  # a large model takes its time
+            if time.monotonic() - member.since >= COMING_UP * quiet_s:
+                yield Suspect("watch", member.name, "it loads its model, or no node has room for it", member.since)
         if (ends := self._pool.unanswered_ends()) is not None:
             yield Suspect("watch", "replicas", ends[1], ends[0])
         if (since := committer.busy_since()) is not None:

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from itertools import chain
 from typing import Any
 
 import ray
@@ -265,7 +266,8 @@ class Flow:
             return
         assert failure is not None
         first = batch.members[0].window
-        self._teller.event("retry", "watch", f"{first.video_id} window {first.index}", outcome.replica, failure.detail)
+        what = f"{schedule.name_of(first)} window {first.index}"
+        self._teller.event("retry", "watch", what, outcome.replica, failure.detail)
         if failure.what == "model":
             schedule.refused(batch, failure.detail)
         elif failure.what in ("lost", "full"):
@@ -334,10 +336,14 @@ class Flow:
         progress.bytes_in_flight, progress.peak_bytes = budget.in_flight, budget.peak
         progress.budget_bytes = budget.limit
         progress.commit_s = self._committer.commit_s
+        if not last:
+            progress.model = self._pool.counted()
         progress.retries = (
             self._intake.retries + self._schedule.decoders.retries + self._schedule.retries + self._committer.retries
         )
-        suspects = self._elastic.suspects(self._streams, self._committer, self._limits.quiet_s)
+        suspects = chain(
+            self._elastic.suspects(self._streams, self._committer, self._limits.quiet_s), self._intake.suspects()
+        )
         self._watchdog.look(progress.windows, suspects, self._teller.stuck)
         progress.stuck = () if last else self._watchdog.stuck
         self._teller.report(last)

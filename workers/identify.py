@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +69,7 @@ class Listing:
         self.ended = False
         self._queue: queue.Queue[Any] = queue.Queue(maxsize=ahead)
         self._stop = threading.Event()
+        self._moved = time.monotonic()
         threading.Thread(target=self._read, args=(sources,), daemon=True, name="listing").start()
 
     def take(self, most: int) -> list[Source | VideoError]:
@@ -87,6 +88,10 @@ class Listing:
                 entries.append(entry)
         return entries
 
+    def waiting_since(self) -> float | None:
+        """Since when (monotonic seconds) the archive has named nothing more; None while nobody waits for it."""
+        return None if self.ended or not self._queue.empty() else self._moved
+
     def close(self) -> None:
         self._stop.set()
 
@@ -104,6 +109,7 @@ class Listing:
         while not self._stop.is_set():
             try:
                 self._queue.put(entry, timeout=0.1)
+                self._moved = time.monotonic()
                 return True
             except queue.Full:
                 continue
@@ -152,8 +158,13 @@ class Stage:
                 self._batch = min(BATCH, 2 * self._batch)
                 self.running[self.start(items)] = _Task(items, now, 1)
         for ref, task in self.running.items():
-            if now - task.began > self.stall_s * len(task.items):
+            if now - task.began > self.stall_s:
+                self._batch = 1  # what is merely slow gets through one by one
                 ray.cancel(ref, force=True)
+
+    def in_progress(self) -> Iterator[tuple[str, int, float]]:
+        """Of each task: the name of its first item, how many it has, since when (monotonic seconds)."""
+        return ((self.uri(t.items[0]), len(t.items), t.began) for t in self.running.values())
 
     def collect(self, ref: Any) -> list[tuple[Any, Any]]:
         """(item, result) pairs of a task that has ended; a VideoError is a result."""

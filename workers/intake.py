@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pipeline.errors import VideoError
@@ -10,6 +10,7 @@ from pipeline.video import Source, Video
 from workers.already import unread_id
 from workers.identify import Listing, Stage
 from workers.report import Progress
+from workers.watchdog import Suspect
 
 AHEAD = 256  # videos that are being identified
 
@@ -59,6 +60,14 @@ class Intake:
 
     def stages(self) -> Mapping[str, Stage]:
         return {"fingerprint": self._fingerprints, "probe": self._probes}
+
+    def suspects(self) -> Iterator[Suspect]:
+        """What is in progress; tasks that hang are ended by their stage."""
+        if (since := self._listing.waiting_since()) is not None:
+            yield Suspect("identify", "the archive", "its listing", since)
+        for name, stage in self.stages().items():
+            for first, count, began in stage.in_progress():
+                yield Suspect("identify", first, f"{name} of {count}" if count > 1 else name, began)
 
     def refs(self) -> list[Any]:
         return [*self._fingerprints.running, *self._probes.running]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -44,6 +45,16 @@ class Journal:
         level = "info" if state == "done" else "error" if state == "failed" else "warning"
         self._line("run_ended", level, {"state": state, **({"note": note} if note else {}), **_counts(progress)})
 
+    def handler(self) -> logging.Handler:
+        """What writes the warnings of Python's logging as lines of the same kind, with event "log"."""
+        return _Handler(self)
+
+    def logged(self, record: logging.LogRecord) -> None:
+        said = {"logger": record.name, "message": record.getMessage()}
+        if record.exc_info and record.exc_info[1] is not None:
+            said["error"] = f"{type(record.exc_info[1]).__name__}: {record.exc_info[1]}"
+        self._line("log", record.levelname.lower(), said, round(record.created * 1e6))
+
     def snapshot(self, progress: Progress) -> None:
         if time.monotonic() - self._said_s >= self._interval_s:
             self._said_s = time.monotonic()
@@ -66,6 +77,18 @@ class Journal:
         line = {"time": at.isoformat(timespec="milliseconds"), "level": level, "event": event, "run_id": self._run_id}
         self._out.write(json.dumps({**line, **facts}, default=str) + "\n")
         self._out.flush()
+
+
+class _Handler(logging.Handler):
+    def __init__(self, journal: Journal) -> None:
+        super().__init__(logging.WARNING)
+        self._journal = journal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._journal.logged(record)
+        except Exception:  # noqa: BLE001 - as logging has it: what cannot be said ends nothing
+            self.handleError(record)
 
 
 def _counts(progress: Progress) -> dict[str, Any]:

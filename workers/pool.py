@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ import ray
 
 from pipeline.errors import ModelError
 from pipeline.event import WindowEvents
+from workers.counted import Counted
 from workers.ends import Ends
 from workers.failures import Failure, understand
 from workers.replica import Replica
-from workers.report import add_up
 from workers.work import Batch
 
 CALL_S = 0.25  # a call holds about so much work: short windows go many at a time
@@ -78,7 +77,7 @@ class Pool:
         self._gone: frozenset[str] = frozenset()
         self._none_since = time.monotonic()
         self._window_s: float | None = None  # wall time that one window takes in a call, lately
-        self._ends = Ends()
+        self._ends, self._counted = Ends(), Counted()
 
     @property
     def up(self) -> int:
@@ -106,13 +105,17 @@ class Pool:
         """The replicas that work on a batch now."""
         return iter(self._busy.values())
 
+    def starting(self) -> Iterator[Member]:
+        """The replicas that are not up yet."""
+        return iter(self._starting.values())
+
     def nodes(self) -> list[str]:
         """The node of each replica that is up (of a gang: its first)."""
         return [m.nodes[0] for m in (*self._free, *self._busy.values()) if m.nodes and not m.leaving]
 
     def refs(self) -> list[Any]:
         """References that resolve when something happens here."""
-        return [*self._starting, *self._busy]
+        return [*self._starting, *self._busy, *self._counted.refs()]
 
     # --- How many, and where.
 
@@ -145,6 +148,7 @@ class Pool:
             replica = self._start(f"replica-{self._numbers}")
             self._starting[replica.ready()] = Member(replica, now)
             staying = sum(not m.leaving for m in (*self._free, *self._busy.values()))
+        self._counted.pump(m.replica for m in (*self._free, *self._busy.values()))
         if self.up:
             self._none_since = now
         elif self.count and now - self._none_since > self._startup_s:
@@ -177,6 +181,8 @@ class Pool:
         if ref in self._starting:
             self._started(ref)
             return None
+        if self._counted.collect(ref):
+            return None
         member = self._busy.pop(ref)
         try:
             events = ray.get(ref)
@@ -207,15 +213,17 @@ class Pool:
     def _late(self, member: Member, now: float) -> Outcome:
         return self._failed(member, Failure("died", "timeout", f"no answer within {now - member.since:.0f} s"))
 
+    def counted(self) -> dict[str, Any]:
+        """What the replicas' models counted, added up, as each said it last: half a minute ago if it is well."""
+        return self._counted.total()
+
     def report(self, within_s: float = 5.0) -> dict[str, Any]:
-        """What the free replicas' models counted, added up. What a replica that died had counted is gone with it."""
-        refs = [member.replica.report() for member in self._free]
-        ready = ray.wait(refs, num_returns=len(refs), timeout=within_s)[0] if refs else []
-        total: dict[str, Any] = {}
-        for ref in ready:
-            with contextlib.suppress(Exception):  # numbers beside the work: not worth ending a run for
-                total = add_up(total, ray.get(ref))
-        return total
+        """The same, of the free ones as it is now."""
+        self._counted.ask(member.replica for member in self._free)
+        refs = list(self._counted.refs())
+        for ref in ray.wait(refs, num_returns=len(refs), timeout=within_s)[0] if refs else []:
+            self._counted.collect(ref)
+        return self._counted.total(fresh=True)
 
     def stop(self) -> None:
         """End every replica."""
@@ -249,6 +257,7 @@ class Pool:
 
     def _drained(self, member: Member) -> None:
         member.replica.stop()
+        self._counted.ended(member.name)
         self._tell("replica_drained", member.name, ",".join(member.nodes), "its node goes, or it is not needed")
 
     def _failed(self, member: Member, failure: Failure) -> Outcome:
@@ -265,6 +274,7 @@ class Pool:
 
     def _died(self, member: Member, detail: str, blame: bool) -> None:
         member.replica.stop()
+        self._counted.ended(member.name)
         self._tell("replica_died", member.name, ",".join(member.nodes), detail)
         over = member.batch.members[0].window.video_id if member.batch is not None else member.name
         self._ends.died(detail, over, blame, self.count)

@@ -48,7 +48,7 @@ class Progress:
     peak_bytes: int = 0
     stuck: tuple[Stuck, ...] = ()  # what has not moved for a while, now
     dropped_events: dict[str, int] = field(default_factory=dict)
-    model: dict[str, Any] = field(default_factory=dict)  # what the replicas' models counted, at the end
+    model: dict[str, Any] = field(default_factory=dict)  # what the replicas' models counted
     failures: list[tuple[str, str]] = field(default_factory=list)  # (uri, reason), the first thousand
 
     def totals(self, elapsed_s: float) -> dict[str, Any]:

@@ -114,6 +114,11 @@ class Schedule:
         samples = math.ceil(self._windowing.length_us * self._sampling.fps / SECOND_US) + 1
         return width * height * 3 * samples
 
+    def name_of(self, window: Window) -> str:
+        """A name of the video of a window."""
+        work = self._videos.get(window.video_id)
+        return work.video.uri if work is not None else window.video_id
+
     def finished(self) -> Iterator[Watched]:
         """The videos that were finished since the last call."""
         while self._finished:

@@ -50,7 +50,6 @@ class Teller:
             detail = f"ended after {seconds:.0f} s without moving, to be tried again"
         else:
             detail = f"has not moved for {seconds:.0f} s"
-            logger.warning("stuck: %s of %s on %s %s", suspect.stage, suspect.what, suspect.where or "?", detail)
         self.event(kind, suspect.stage, suspect.what, suspect.where, detail)
 
     def trace(self, waiting: Waiting, said: WindowEvents, outcome: Outcome) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from rich.console import Console
 
 import secondsight
 from jobs.cli import main
-from jobs.progress import ProgressDisplay, expected_us, render, summary_lines
+from jobs.progress import ProgressDisplay, expected_us, line, render, summary_lines
 from jobs.run import RunSummary, parse_settings
 from pipeline.errors import UsageError
+from pipeline.live import Stuck
 from workers.flow import Progress
 
 COLOURS = ["--model", "python:jobs.bench.models:colours", "--window", "2", "--overlap", "0.5", "--short-side", "32"]
@@ -98,6 +100,17 @@ def test_the_live_lines_hold_what_a_person_wants_to_know() -> None:
         "2 already",
     ):
         assert part in said
+
+
+def test_what_is_stuck_is_named_while_it_runs() -> None:
+    since = time.time_ns() // 1000 - 130_000_000
+    stuck = (Stuck("decode", "s3://b/[odd].mp4", "node-2", since), Stuck("watch", "replica-1", "", since))
+    progress = Progress(stuck=stuck)
+    console = Console(file=io.StringIO(), width=120, force_terminal=False)
+    console.print(render(progress, 0.0))
+    said = "stuck for 2:10: decode, s3://b/[odd].mp4 (node-2) and 1 more"
+    assert said in console.file.getvalue() and line(progress).endswith(", " + said)  # type: ignore[attr-defined]
+    assert "stuck" not in line(Progress())
 
 
 def test_without_a_terminal_only_what_is_said_before_the_work_is_shown() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from workers import counted
 from workers import pool as pool_module
 from workers.pool import Pool
 
@@ -49,7 +50,8 @@ class _Ref:
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """References resolve at once."""
     fake = SimpleNamespace(get=lambda ref: ref.value(), wait=lambda refs, **_: (list(refs), []))
-    monkeypatch.setattr(pool_module, "ray", fake)
+    for module in (pool_module, counted):
+        monkeypatch.setattr(module, "ray", fake)
 
 
 def up(pool: Pool, clock: Clock, within_s: float = 300.0) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
 
 from model.interface import ModelIdentity, ModelProfile
 from pipeline.config import RunConfig
-from workers import elastic
+from pipeline.video import Source, Video
+from tests.workers.pools import Clock, FakeReplica, without_ray
+from workers import counted, elastic, flow, identify
 from workers.flow import Flow
 from workers.nodes import Nodes
 from workers.replica import ModelChoice
 from workers.settings import Limits
 from workers.shares import share_out
+from workers.work import Decoded, Parcel
 
 NODE = {"CPU": 16.0, "GPU": 1.0, "object_store_memory": float(4 << 30)}
 PROFILE = ModelProfile(ModelIdentity("test", "1"), gpus=1.0)
@@ -27,27 +32,152 @@ class _Watch:
         pass
 
 
-def _flow(monkeypatch: pytest.MonkeyPatch, **options: Any) -> Flow:
+def _flow(monkeypatch: pytest.MonkeyPatch, sources: Iterable[Source] = (), **options: Any) -> Flow:
     monkeypatch.setattr(elastic, "NodeWatch", _Watch)
     config = RunConfig(PROFILE.sampling, PROFILE.windowing, "test", "1", {})
 
     def share(resources: Any) -> Any:
         return share_out(resources, PROFILE, elastic=True)
 
-    return Flow([], None, "run", config, ModelChoice("test"), PROFILE, share(NODE), share_again=share, **options)  # type: ignore[arg-type]
+    return Flow(sources, None, "run", config, ModelChoice("test"), PROFILE, share(NODE), share_again=share, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("frames_bytes", [None, 5 << 20])
 def test_frames_in_flight_and_identifying_tasks_grow_and_shrink_with_the_cluster(
     frames_bytes: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flow = _flow(monkeypatch, limits=Limits(frames_bytes=frames_bytes))
-    watch: Any = flow._elastic._watch
+    run = _flow(monkeypatch, limits=Limits(frames_bytes=frames_bytes))
+    watch: Any = run._elastic._watch
     for nodes in (1, 32, 2):
         watch.latest = Nodes({f"node-{i}": NODE for i in range(nodes)})
-        flow._elastic._looked = 0.0
-        flow._elastic.pump(flow.progress, False)
+        run._elastic._looked = 0.0
+        run._elastic.pump(run.progress, False)
         shares = share_out({key: nodes * amount for key, amount in NODE.items()}, PROFILE)
-        assert flow._pool.count == nodes
-        assert flow._schedule.budget.limit == (frames_bytes or shares.budget_bytes)
-        assert {stage.tasks for stage in flow._intake.stages().values()} == {min(32, 8 * nodes)}
+        assert run._pool.count == nodes
+        assert run._schedule.budget.limit == (frames_bytes or shares.budget_bytes)
+        assert {stage.tasks for stage in run._intake.stages().values()} == {min(32, 8 * nodes)}
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    without_ray(monkeypatch)
+    return Clock(monkeypatch)
+
+
+def _replicas(monkeypatch: pytest.MonkeyPatch) -> list[FakeReplica]:
+    """The flow starts such replicas: they come up when they are asked, and never answer."""
+    started: list[FakeReplica] = []
+
+    def start(name: str, *_: Any) -> FakeReplica:
+        started.append(FakeReplica(name, lambda: ["node-0"], lambda windows: []))
+        return started[-1]
+
+    monkeypatch.setattr(flow, "start_replica", start)
+    return started
+
+
+def test_what_is_in_progress_is_named_as_a_person_knows_it(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    _replicas(monkeypatch)
+    told: list[Any] = []
+    silent, left = threading.Event(), threading.Event()
+
+    def archive() -> Iterator[Source]:
+        silent.set()
+        left.wait(60)
+        yield from ()
+
+    run = _flow(monkeypatch, archive(), limits=Limits(quiet_s=60.0), observers=[_Observer(told)])
+    assert silent.wait(10)
+    run._report()
+    run._intake._fingerprints.running["task"] = identify._Task(
+        [Source("s3://a/0.mp4", 1), Source("s3://a/1.mp4", 1)], clock.now, 1
+    )
+    run._pool.pump()
+    clock.now += 100
+    run._report()
+    assert {(s.stage, s.what, s.where) for s in run.progress.stuck} == {
+        ("identify", "s3://a/0.mp4", "fingerprint of 2"),
+        ("identify", "the archive", "its listing"),
+    }
+    clock.now += 300
+    run._report()
+    assert ("watch", "replica-1") in {(s.stage, s.what) for s in run.progress.stuck}
+    assert {e.what for e in told if e.kind == "stuck"} == {"s3://a/0.mp4", "the archive", "replica-1"}
+    left.set()
+
+
+class _Observer:
+    wants_traces = False
+
+    def __init__(self, told: list[Any]) -> None:
+        self.event = told.append
+
+    def snapshot(self, progress: Any) -> None:
+        pass
+
+
+def test_a_window_that_hangs_is_named_by_its_video(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    _replicas(monkeypatch)
+    told: list[Any] = []
+    run = _flow(monkeypatch, observers=[_Observer(told)])
+    run._schedule.add(Video("0" * 32, ("s3://a/0.mp4",), 1, 30_000_000, 0, 8, 8, 0, "h264", 25.0, 0))
+    order = run._schedule.next_decode(clock.now)
+    assert order is not None
+    run._schedule.decoders.taking(order.number)
+    window = run._config.windowing.window("0" * 32, 1, 30_000_000)
+    run._schedule.taken(order.number, Parcel((Decoded(window, (), (), 0.0, 1),)), object(), clock.now)
+    run._pool.pump()
+    run._pool.collect(run._pool.refs()[0])
+    batch = run._schedule.next_batch()
+    assert batch is not None
+    run._pool.watch(batch)
+    run._report()
+    clock.now += 100
+    run._report()
+    assert "s3://a/0.mp4 window 1" in {s.what for s in run.progress.stuck}
+    outcome = run._pool.collect(run._pool.refs()[0])  # it does not answer the windows it was given
+    assert outcome is not None and outcome.failure is not None
+    run._watched(outcome)
+    assert [e.what for e in told if e.kind == "retry"] == ["s3://a/0.mp4 window 1"]
+
+
+def test_what_the_models_count_is_seen_while_they_work(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    started = _replicas(monkeypatch)
+    run = _flow(monkeypatch)
+    run._pool.count = 2
+
+    def look() -> dict[str, Any]:
+        run._pool.pump()
+        for ref in run._pool.refs():
+            run._pool.collect(ref)
+        run._teller._reported = 0.0
+        run._report()
+        return run.progress.model
+
+    look()
+    for tokens, replica in zip(([1, 3], [5, 5]), started, strict=True):
+        replica.counted = {"routing": {"tokens": [tokens]}}
+    assert look() == {}
+    clock.now += counted.ASK_S
+    assert look() == {"routing": {"tokens": [[6, 8]]}}
+    run._pool._died(run._pool._free.pop(), "it died", blame=True)
+    clock.now += counted.ASK_S
+    assert look() == {"routing": {"tokens": [[6, 8]]}}, "what it counted was counted"
+    assert run._pool.report() == {"routing": {"tokens": [[6, 8]]}}
+
+
+def test_a_task_that_hangs_over_many_names_is_ended_after_the_time_of_one(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    ended: list[Any] = []
+    monkeypatch.setattr(identify.ray, "cancel", lambda ref, force: ended.append(ref))
+    stage = identify.Stage(len, str, 1, stall_s=120.0)
+    stage._batch = 16
+    stage.waiting.extend(range(20))
+    stage.pump()
+    clock.now += 119
+    stage.pump()
+    assert not ended
+    clock.now += 2
+    stage.pump()
+    assert ended == [16]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import io
 import json
+import logging
 import threading
 from pathlib import Path
 
@@ -110,3 +111,22 @@ def test_spans_in_a_file_and_a_file_that_cannot_be(tmp_path: Path) -> None:
     assert sorted(s["name"] for s in spans) == ["decode", "model", "queue", "watch", "window"]
     with pytest.raises(UsageError, match="cannot be written"):
         TraceReport("run-1", "signals", str(tmp_path))
+
+
+def test_what_python_logs_meanwhile_is_a_line_like_the_others() -> None:
+    out = io.StringIO()
+    handler, logger = Journal("run-1", out).handler(), logging.getLogger("tests.some.library")
+    logger.addHandler(handler)
+    try:
+        logger.info("not that")
+        logger.warning("the log is %s", "full")
+        try:
+            raise OSError("no\nspace")
+        except OSError:
+            logger.exception("it failed")
+    finally:
+        logger.removeHandler(handler)
+    first, second = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert (first["event"], first["level"], first["message"]) == ("log", "warning", "the log is full")
+    assert first["logger"] == "tests.some.library" and first["run_id"] == "run-1"
+    assert (second["level"], second["error"]) == ("error", "OSError: no\nspace")
