@@ -22,8 +22,9 @@ DESCRIPTION = """\
 What a run will need: hours, GPU-hours, storage, cost, memory of each rank.
 
 With an ARCHIVE (named as for `secondsight run`): all of it is listed, a sample is probed for durations, and a short
-calibration run on this machine decodes some of its windows (and watches them, where the model runs here). Without
-one: what a Qwen3-VL needs in memory, for each number of ranks, by part.
+calibration run on this machine decodes some of its windows (and watches them, where the model runs here; a served
+model is asked about as many at once as in a run, and its time taken by the clock). Without one: what a Qwen3-VL needs
+in memory, for each number of ranks, by part.
 
 MODEL is as for `secondsight run`, or a published size of Qwen3-VL: 2B, 4B, 8B, 32B, 30B-A3B, 235B-A22B. A GPU that is
 not at hand is computed from its data sheet and the assumptions that are printed; what was measured says so.
@@ -61,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     machines.add_argument(
         "--cpus", type=int, metavar="N", help="cores for decoding (default: 8 for each GPU, else ours)"
     )
-    machines.add_argument("--price", type=float, metavar="P", help="of a GPU for an hour (without GPUs: of a core)")
+    machines.add_argument("--price", type=float, metavar="P", help="of an hour of a GPU; without GPUs, of a core")
     work = parser.add_argument_group("how it is found out")
     work.add_argument("--probes", type=int, default=40, metavar="N", help="videos to probe (default: 40)")
     work.add_argument(
@@ -119,11 +120,14 @@ def forecast(args: argparse.Namespace) -> dict[str, Any]:
             raise UsageError(f"--{name} {getattr(args, name):g}: a share above 0, and 1 at most")
     profile, config, factory = _who(args)
     found = look_at(args.archive, config.windowing, args.probes, args.include, args.exclude)
+    served = (args.model or "").startswith("openai:")
+    if served and args.gpu:
+        raise UsageError("--gpu: what a server makes of its GPUs is measured, not computed: leave it out")
     here = profile.gpus == 0 and factory is not None and not args.gpu
     measured = None
     if args.calibrate > 0:
         loaded = factory if here else None
-        measured = calibrate(found.sample, config, profile, loaded, {}, args.calibrate)
+        measured = calibrate(found.sample, config, profile, loaded, {}, args.calibrate, served)
     facts: dict[str, Any] = {
         "model": args.model or "signals",
         "archive": {
@@ -183,23 +187,31 @@ def _published_profile(model: str) -> ModelProfile:
 
 
 def _on_cores(args: argparse.Namespace, found: ArchiveFacts, measured: Calibration | None) -> dict[str, Any]:
-    """A model that runs on CPUs, as measured here."""
+    """A model that runs on CPUs, or is served while they decode, as measured here."""
     if measured is None or measured.model_s is None:
         raise UsageError("no window could be decoded and watched here: there is nothing to forecast from (--calibrate)")
     cores = args.cpus or len(os.sched_getaffinity(0))
     core_s = found.windows * (measured.decode_s + measured.model_s)
-    hours = core_s / 3600 / cores / FLOW
+    server_s = found.windows * (measured.server_s or 0.0)
+    hours = max(core_s / cores, server_s) / 3600 / FLOW
+    bottleneck = "model" if measured.model_s > measured.decode_s else "decode"
+    if server_s > 0:
+        bottleneck = "server" if server_s > core_s / cores else "decode"
     log_bytes = (measured.log_bytes or 0.0) * found.windows
     return {
         "machines": {"cores": cores},
         "hours": hours,
         "core_hours": core_s / 3600,
-        "bottleneck": "model" if measured.model_s > measured.decode_s else "decode",
+        "bottleneck": bottleneck,
         "hours_per_hour": found.hours / hours,
         "log_bytes": log_bytes,
         "cost": None if args.price is None else args.price * hours * cores,
         "memory": None,
-        "basis": {"decode": "measured on this machine", "model": "measured on this machine", "flow": FLOW},
+        "basis": {
+            "decode": "measured on this machine",
+            "model": "measured at the server" if server_s > 0 else "measured on this machine",
+            "flow": FLOW,
+        },
     }
 
 

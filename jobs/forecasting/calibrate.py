@@ -5,17 +5,19 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from model.interface import ModelProfile
+from model.interface import Model, ModelProfile
 from model.registry import ModelFactory
 from pipeline.config import RunConfig, new_run_id
 from pipeline.decode import decode_windows
-from pipeline.errors import VideoError
+from pipeline.errors import ModelError, VideoError
+from pipeline.event import WindowEvents
+from pipeline.frames import Frames
 from pipeline.log import EventLog, RunRecord, VideoResult, WindowRecord
-from pipeline.plan import Windowing
+from pipeline.plan import Window, Windowing
 from pipeline.reduce import reduce_events
 from pipeline.video import Video
 
@@ -24,17 +26,56 @@ RUN = 4  # windows in a row: what seeking to the first of them costs is shared b
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Means of one window, on one core of this machine. `decode_s` and `model_s`: CPU seconds (None: it did not run).
+    """Means of one window, of this machine. `windows`: decoded; `watched`: of them, by the model.
 
+    `decode_s` and `model_s`: CPU seconds of one core (None: no model ran). `server_s`: of a served model, wall seconds
+    for each window of full calls, which keep the server as busy as a replica does; None: nobody else did the work.
     `frame_bytes`: of its frames. `log_bytes`: of the event log, with its rows; None where nothing was watched.
     """
 
     windows: int
     decode_s: float
     frame_bytes: float
-    model_s: float | None
-    events: float | None
-    log_bytes: float | None
+    watched: int = 0
+    model_s: float | None = None
+    server_s: float | None = None
+    events: float | None = None
+    log_bytes: float | None = None
+
+
+@dataclass(slots=True)
+class _Watched:
+    """Answers of a model, by video, and what they took. `calls_s`: wall seconds of calls, `called`: their windows."""
+
+    model: Model
+    batch: int
+    answers: dict[int, list[WindowEvents]] = field(default_factory=dict)
+    records: dict[int, list[WindowRecord]] = field(default_factory=dict)
+    cpu_s: float = 0.0
+    calls_s: float = 0.0
+    called: int = 0
+    full: bool = False
+
+    def watch(self, held: Sequence[tuple[int, Window, Frames]]) -> None:
+        """Raises ModelError. A call that is not full counts for the server only while there is no full one."""
+        wall, cpu = time.monotonic(), time.process_time()
+        try:
+            answers = self.model.watch([(window, frames) for _, window, frames in held])
+        except RuntimeError as error:  # what a run would try again, with another replica
+            raise ModelError(f"the model does not watch: {error}") from error
+        self.cpu_s += time.process_time() - cpu
+        if len(held) == self.batch or not self.full:
+            if len(held) == self.batch and not self.full:
+                self.full, self.calls_s, self.called = True, 0.0, 0
+            self.calls_s += time.monotonic() - wall
+            self.called += len(held)
+        for (number, window, frames), answer in zip(held, answers, strict=True):
+            self.answers.setdefault(number, []).append(answer)
+            self.records.setdefault(number, []).append(WindowRecord(window, frames.time_us.tolist()))
+
+    @property
+    def windows(self) -> int:
+        return sum(map(len, self.answers.values()))
 
 
 def calibrate(
@@ -44,66 +85,100 @@ def calibrate(
     factory: ModelFactory | None,
     settings: Mapping[str, Any],
     budget_s: float,
+    served: bool = False,
 ) -> Calibration | None:
-    """Decode (and with `factory` watch) windows of `videos` for about `budget_s` seconds; None: none was decoded."""
-    model = factory.load(settings) if factory is not None else None
-    decode_s = model_s = frame_bytes = 0.0
-    windows = events = 0
-    results: list[VideoResult] = []
+    """Decode (and with `factory` watch) windows of `videos` for about `budget_s` seconds; None: none was decoded.
+
+    The model gets as many windows in a call as in a run. `served`: a server does its work. Raises ModelError where it
+    cannot be loaded, or does not watch.
+    """
+    watched = _Watched(factory.load(settings), max(1, profile.batch_windows)) if factory is not None else None
+    try:
+        return _calibrate(videos, config, profile, watched, budget_s, served)
+    finally:
+        if watched is not None:
+            watched.model.close()
+
+
+def _calibrate(
+    videos: Sequence[Video],
+    config: RunConfig,
+    profile: ModelProfile,
+    watched: _Watched | None,
+    budget_s: float,
+    served: bool,
+) -> Calibration | None:
+    decode_s = frame_bytes = 0.0
+    windows = 0
+    held: list[tuple[int, Window, Frames]] = []
+    of_one = RUN if watched is None else max(RUN, -(-watched.batch // len(videos)))
     until = time.monotonic() + budget_s
-    run_id = new_run_id()
     for number, video in enumerate(videos):
         if windows and time.monotonic() > until:
             break
-        pieces = _some(video, config.windowing)
-        answers, records = [], []
+        mine = replace(video, video_id=f"{number:032x}")
         try:
             began = time.process_time()
-            for window, frames in decode_windows(video, pieces, config.sampling):
+            for window, frames in decode_windows(mine, _some(mine, config.windowing, of_one), config.sampling):
                 decode_s += time.process_time() - began
                 windows += 1
                 frame_bytes += frames.frame_bytes
-                if model is not None:
-                    began = time.process_time()
-                    answers += model.watch([(window, frames)])
-                    model_s += time.process_time() - began
-                    records.append(WindowRecord(window, frames.time_us.tolist()))
+                held.append((number, window, frames))
+                if watched is None:
+                    held.clear()
+                elif len(held) == watched.batch:
+                    watched.watch(held)
+                    held.clear()
                 began = time.process_time()
         except VideoError:
             continue
-        if model is not None:
-            found = reduce_events(answers, profile.rules, video.duration_us).events
-            events += len(found)
-            results.append(
-                VideoResult(
-                    f"{number:032x}", run_id, config.config_hash, video.uris, video.size_bytes, "done",
-                    duration_us=video.duration_us, windows=tuple(records), events=tuple(found),
-                )
-            )  # fmt: skip
-    if model is not None:
-        model.close()
     if not windows:
         return None
-    log_bytes = _logged(results, config, run_id) / windows if results else None
+    if watched is None:
+        return Calibration(windows, decode_s / windows, frame_bytes / windows)
+    if held:
+        watched.watch(held)
+    results, events = _results(videos, config, profile, watched)
     return Calibration(
         windows,
         decode_s / windows,
         frame_bytes / windows,
-        model_s / windows if model is not None else None,
-        events / windows if model is not None else None,
-        log_bytes,
+        watched.windows,
+        watched.cpu_s / watched.windows,
+        watched.calls_s / watched.called if served else None,
+        events / watched.windows,
+        _logged(results, config) / watched.windows,
     )
 
 
-def _some(video: Video, windowing: Windowing) -> list[Any]:
+def _results(
+    videos: Sequence[Video], config: RunConfig, profile: ModelProfile, watched: _Watched
+) -> tuple[list[VideoResult], int]:
+    """What was watched as a run would commit it, and how many events there are."""
+    results, events, run_id = [], 0, new_run_id()
+    for number, answers in watched.answers.items():
+        video = videos[number]
+        found = reduce_events(answers, profile.rules, video.duration_us).events
+        events += len(found)
+        results.append(
+            VideoResult(
+                f"{number:032x}", run_id, config.config_hash, video.uris, video.size_bytes, "done",
+                duration_us=video.duration_us, windows=tuple(watched.records[number]), events=tuple(found),
+            )
+        )  # fmt: skip
+    return results, events
+
+
+def _some(video: Video, windowing: Windowing, at_most: int) -> list[Window]:
     """A few windows in a row from the middle of a video."""
     count = windowing.count(video.duration_us)
-    first = max(0, count // 2 - RUN // 2)
-    return [windowing.window(video.video_id, i, video.duration_us) for i in range(first, min(count, first + RUN))]
+    first = max(0, count // 2 - at_most // 2)
+    return [windowing.window(video.video_id, i, video.duration_us) for i in range(first, min(count, first + at_most))]
 
 
-def _logged(results: list[VideoResult], config: RunConfig, run_id: str) -> int:
+def _logged(results: list[VideoResult], config: RunConfig) -> int:
     """Bytes of data files of an event log with these results; those of an empty group are taken off."""
+    run_id = results[0].run_id
     with tempfile.TemporaryDirectory(prefix="secondsight-forecast-") as folder:
         log = EventLog.open(folder, create=True)
         log.begin_run(RunRecord(run_id, config.config_hash, config.as_json(), config.model, "", "", {}, 0))

@@ -27,11 +27,17 @@ def report(facts: dict[str, Any]) -> str:
         )
     else:
         lines.append(f"machines   {machines['cores']} cores like this machine's")
+    served = bool(measured) and measured["server_s"] is not None
     if measured:
-        watched = f", {measured['model_s']:.3f} s to watch" if measured["model_s"] is not None else ""
+        what = "ask about it" if served else "watch"
+        watched = f", {measured['model_s']:.3f} s to {what}" if measured["model_s"] is not None else ""
         lines.append(
             f"measured   {measured['decode_s']:.3f} s of a core to decode a window{watched} "
             f"({measured['windows']} windows, here)"
+        )
+    if served:
+        lines.append(
+            f"server     {measured['server_s']:.3f} s a window by the clock, as many at once as a replica asks about"
         )
     lines.append(
         f"time       {_time(facts['hours'])} ({facts['hours_per_hour']:,.1f} hours of video an hour) and what starting "
@@ -43,7 +49,8 @@ def report(facts: dict[str, Any]) -> str:
         lines.append(f"core-hours {facts['core_hours']:,.2f}")
     lines.append(f"storage    {_size(facts['log_bytes'])} of event log")
     if facts["cost"] is not None:
-        lines.append(f"cost       {facts['cost']:,.2f}")
+        without = " for the cores; the server's is not counted" if served else ""
+        lines.append(f"cost       {facts['cost']:,.2f}{without}")
     if facts["memory"]:
         counts = list(facts["memory"])
         lines.append(f"\nGiB on the fullest rank, weights in {facts['precision']}")

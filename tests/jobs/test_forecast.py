@@ -273,8 +273,8 @@ def test_a_served_model_is_measured_by_the_clock_with_many_windows_at_once(
         assert main(words) == 0
     told = capsys.readouterr().out
     measured, windows = facts["calibration"], facts["archive"]["windows"]
-    assert fake.most_at_once >= 12 and asked == measured["watched"] == 18
-    assert 1.0 / 18 <= measured["server_s"] < 0.5 < 1.0  # 1 s would be one window at a time
+    assert fake.most_at_once >= 12 and asked >= measured["watched"] == round(windows) > 16
+    assert 1.0 / windows <= measured["server_s"] < 0.5  # 1 s: one window at a time
     server_h = windows * measured["server_s"] / 3600
     cores_h = windows * (measured["decode_s"] + measured["model_s"]) / 3600
     assert facts["hours"] == pytest.approx(max(server_h, cores_h / 2) / 0.9)
