@@ -86,6 +86,7 @@ def scenes(
             x, y = random.uniform(0.05, 0.4) * width, random.uniform(0.15, 0.4) * height
             if kind == "codes":
                 x, y = random.uniform(0.55, 0.7) * width, random.uniform(0.45, 0.6) * height
+                x, y = min(x, width - px - 8 * length), min(y, height - px - 8 * length)  # inside for as long
             things.append(Thing(kind, said, px, x, y, *random.uniform(-8, 8, 2)))
         coarse = random.integers(40, 215, (6, 9, 3)).astype(np.uint8)
         light = bool(random.integers(2))

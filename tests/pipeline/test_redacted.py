@@ -248,3 +248,20 @@ def test_submitted_jobs_take_the_weights_along(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(folder)
     monkeypatch.delenv(FACE_MODEL)
     assert parse(values.redact) == (f"faces={folder / 'yunet.onnx'}", "text")
+
+
+def test_the_bench_finds_portraits_in_wheels_and_draws_in_pictures_of_every_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jobs.bench.redact import scenes
+    from jobs.bench.redact_faces import installed_portraits, portrait
+
+    assert all(len(frames) == 3 for frames in scenes(3, 3, (398, 224)))
+    photograph = tmp_path / "skimage" / "data" / "astronaut.png"
+    photograph.parent.mkdir(parents=True)
+    (tmp_path / "skimage" / "__init__.py").touch()
+    cv2.imwrite(str(photograph), np.full((512, 512, 3), 9, np.uint8))
+    monkeypatch.syspath_prepend(tmp_path)
+    (told,) = [said for said in installed_portraits() if "skimage" in said]
+    picture, box = portrait(told)
+    assert picture.shape == (512, 512, 3) and box == (177, 70, 268, 172)
