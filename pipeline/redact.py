@@ -64,7 +64,8 @@ class Redactor:
         """Decoded frames (ascending) with all hidden in them that `hidden_at` names: each comes when those of the
         next `HOLD_US` are known. None after each frame that was looked at, which takes long: a sign of life.
 
-        A frame that stays on screen keeps what was hidden in it before.
+        A frame that stays on screen keeps what was hidden in it before; what is found more than `HOLD_US` after a
+        window is not hidden there, even where the window shows a frame that stays on screen until then.
         """
         line: deque[tuple[Answer, list[Box]]] = deque()  # those up to HOLD_US before the one given last, and all after
         given = 0
