@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from pipeline.features.search import Moment, PictureSearch
     from pipeline.query import Anchor, Query
-    from pipeline.query.question import Videos
+    from pipeline.query.answers import Kinds, Rows
+    from pipeline.query.reading import Videos
     from pipeline.search import Hit, Search
     from pipeline.search.ask import Found
 
@@ -84,16 +85,16 @@ class Log:
         """The such event of each video that begins last."""
         return self.query.last(video, **_only(**only))
 
-    def gaps(self, video: str, longer_than: Time = 0, **only: Any) -> list[tuple[int, int]]:
-        """The spans, in microseconds, in which no such event goes on."""
+    def gaps(self, video: str, longer_than: Time = 0, **only: Any) -> Rows[tuple[int, int]]:
+        """The spans, in microseconds, in which no such event goes on; `.run_id`: in which run."""
         return self.query.gaps(video, max(1, _us(longer_than)), **_only(**only))
 
-    def density(self, video: str, step: Time = 1, **only: Any) -> list[int]:
-        """How many such events go on in each step of a video."""
+    def density(self, video: str, step: Time = 1, **only: Any) -> Rows[int]:
+        """How many such events go on in each step of a video; `.run_id`: in which run."""
         return self.query.density(video, _us(step), **_only(**only))
 
-    def kinds(self, video: Videos = None, run: str | None = None) -> dict[str, int]:
-        """How many events of each kind there are, the most frequent first."""
+    def kinds(self, video: Videos = None, run: str | None = None) -> Kinds:
+        """How many events of each kind there are, the most frequent first; `.run_id`: in which run, of one video."""
         return self.query.kinds(video, run)
 
     def provenance(self, event: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from jobs.kinds import hint
 from jobs.output import hms, printable, text
 from jobs.query import as_said, short
 from jobs.search import brought_up
@@ -56,9 +57,10 @@ def main(args: argparse.Namespace) -> int:
     chat = ChatEndpoint(args.model) if args.model else None
     search, question = Search(args.log), " ".join(args.question)
     brought_up(search)
+    query = Query(args.log)
     found = ask(
         search,
-        Query(args.log),
+        query,
         question,
         video=args.video,
         kinds=args.kind,
@@ -73,6 +75,8 @@ def main(args: argparse.Namespace) -> int:
             out.write("\n")
         else:
             out.writelines(f"{printable(line)}\n" for line in _lines(found, said))
+    if not found.evidence and args.kind:
+        hint(query, query.matches(args.video, args.run), args.kind)
     if search.notice:
         print(f"({search.notice})", file=sys.stderr)
     return 0

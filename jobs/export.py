@@ -8,10 +8,11 @@ import os
 import sys
 from pathlib import Path
 
+from jobs.kinds import hint
 from jobs.pictured import events_of, save
 from pipeline.errors import UsageError
 from pipeline.export import Exported, activitynet, fiftyone, short_names, srt, table, webvtt
-from pipeline.query import Query
+from pipeline.query import Match, Query
 from pipeline.storage import local_path
 
 DESCRIPTION = """\
@@ -43,7 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     query = Query(args.log)
-    films = _films(args.log, query, args)
+    matches = sorted(query.matches(args.video, args.run), key=lambda m: (m.name, m.entry.video_id))
+    films = _films(args.log, query, matches, args)
+    if not any(film.events for film in films):
+        hint(query, matches, args.kind)
     if args.format == "fiftyone":
         _need_out(args, "a folder")
         _write_all(args, fiftyone(films, lambda name: os.path.abspath(name) if local_path(name) else name))
@@ -60,10 +64,9 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _films(log: str, query: Query, args: argparse.Namespace) -> list[Exported]:
+def _films(log: str, query: Query, matches: list[Match], args: argparse.Namespace) -> list[Exported]:
     from pipeline.log import EventLog
 
-    matches = sorted(query.matches(args.video, args.run), key=lambda m: (m.name, m.entry.video_id))
     if not matches:
         raise UsageError(f"{log} holds no video" + (f" of run {args.run!r}" if args.run else " that is done"))
     rows = EventLog.open(log).snapshot().table("videos", ["video_id", "run_id", "width", "height"]).to_pylist()

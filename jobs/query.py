@@ -8,14 +8,15 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
+from jobs.kinds import hint
 from jobs.output import add_format, hms, print_table, printable, write
 from jobs.query_whole import asked_of_whole, show_whole
 from pipeline.clock import format_time, parse_time
 from pipeline.errors import UsageError
 from pipeline.log.lookup import Filter
 from pipeline.plan import SECOND_US
-from pipeline.query import Anchor, Match, Query, as_rows, as_table
-from pipeline.query.question import EARLIEST, LATEST
+from pipeline.query import Match, Query, as_rows, as_table
+from pipeline.query.reading import EARLIEST, LATEST, reaching
 
 if TYPE_CHECKING:
     from arro3.core import RecordBatch
@@ -26,6 +27,7 @@ What happened in a video: ask an event log.
   secondsight query LOG --video match.mp4 --at 45
   secondsight query LOG --video match.mp4 --between 1:02:00 1:05:00 --kind text
   secondsight query LOG --video match.mp4 --before 45 --count 3
+  secondsight query LOG --video cam1.mp4 --video cam2.mp4 --after 1:02:45
   secondsight query LOG --video match.mp4 --after goal        # once the first goal has ended
   secondsight query LOG --video match.mp4 --while goal        # what else was on then
   secondsight query LOG --kind goal --first                   # the first of each video
@@ -34,14 +36,15 @@ What happened in a video: ask an event log.
 
 Times are seconds (45, 45.5), m:ss or h:mm:ss (1:02:45.5) on the video's own timeline, as a player shows it.
 --at T asks for all that goes on in the second that begins at T. Without a time it is the whole video, without
---video every video of the log. Instead of a time, --before, --after and --while take an event of one video: its id
-(--event-ids shows them), or a kind or text, which means its first event of that kind or with that text.
+--video every video of the log; of several, those that end before the time are left out. Instead of a time, --before,
+--after and --while take an event of one video: its id (--event-ids shows them), or a kind or text, which means its
+first event of that kind or with that text.
 
 A video is named by its whole path or URI, the end of one (match.mp4, cam1/match.mp4), or the beginning of its id.
 Of several runs over a video the newest that is done answers; --run takes another."""
 
-#: Rows of a table that a person is shown.
-LIMIT = 1000
+#: Rows of a table that a person is shown, and names of videos that are left out.
+LIMIT, LISTED = 1000, 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,36 +77,62 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError("--count goes with --before or --after")
     if args.limit < 1:
         raise UsageError(f"--limit {args.limit}: ask for one row at least")
-    of_one = {"before": args.before, "after": args.after, "while": args.during, "event": args.event}
-    for name, asked in of_one.items():
-        if asked is not None and len(args.video or ()) != 1:
-            raise UsageError(f"--{name} asks about one video: give --video NAME once")
+    if (option := _of_an_event(args)) is not None and len(args.video or ()) != 1:
+        raise UsageError(f"--{option} EVENT asks about one video: give --video NAME once")
     query = Query(args.log, args.version)
     wanted = Filter(args.kind, args.text)
     matches = query.matches(args.video, args.run)
     if asked_of_whole(args):
         show_whole(query, matches, args)
         return 0
-    answers = [(match, _answer(query, match, wanted, args)) for match in matches]
+    many = args.video is None or len(matches) > 1
+    reached = _reached(matches, args) if many else matches
+    answers = [(match, _answer(query, match, wanted, args)) for match in reached]
     if args.format == "table":
-        _show(query, answers, wanted, args)
+        _show(query, answers, wanted, args, many)
     else:
         rows = [as_said(match.name, row) for match, batches in answers for row in as_rows(batches)]
         write(rows, args, lambda: as_table([b for _, batches in answers for b in batches]))
+    if not any(batch.num_rows for _, batches in answers for batch in batches):
+        hint(query, matches, args.kind)
     return 0
 
 
+def _of_an_event(args: argparse.Namespace) -> str | None:
+    """The option that asks about an event, if there is one."""
+    for option in ("before", "after"):
+        if (said := getattr(args, option)) is not None and _time(said) is None:
+            return option
+    return "while" if args.during is not None else "event" if args.event is not None else None
+
+
+def _reached(matches: list[Match], args: argparse.Namespace) -> list[Match]:
+    """Those of several videos that have not ended at the time asked about; the others are told on stderr."""
+    if args.at is None and args.between is None and args.after is None:
+        return matches
+    start = _span(args)[0] if args.after is None else _time(args.after)
+    assert start is not None  # an event is of one video
+    reached = reaching(matches, start)
+    if left_out := len(matches) - len(reached):
+        there = {m.entry.video_id for m in reached}
+        names = [short(m.name) for m in matches if m.entry.video_id not in there][:LISTED]
+        listed = ", ".join(names) + (" ..." if left_out > LISTED else "")
+        said = f"({left_out} of {len(matches)} videos are no longer than {format_time(start)}: {listed})"
+        print(printable(said), file=sys.stderr)
+    return reached
+
+
 def _answer(query: Query, match: Match, wanted: Filter, args: argparse.Namespace) -> list[RecordBatch]:
-    duration = match.entry.duration_us
     count = 5 if args.count is None else args.count
     if args.before is not None:
-        when = _when_of(query, args.before, args)
-        return query.preceding(match, when.start_us if isinstance(when, Anchor) else when, count, wanted)
+        us = _time(args.before)
+        us = query.anchor(args.video[0], args.before, args.run).start_us if us is None else us
+        return query.preceding(match, us, count, wanted)
     if args.after is not None:
-        when = _when_of(query, args.after, args)
-        if isinstance(when, Anchor):
-            return query.from_on(match, when.end_us, count, wanted)
-        return query.following(match, when, count, wanted)
+        us = _time(args.after)
+        if us is None:
+            return query.from_on(match, query.anchor(args.video[0], args.after, args.run).end_us, count, wanted)
+        return query.following(match, us, count, wanted)
     if args.during is not None:
         return query.beside(match, query.anchor(args.video[0], args.during, args.run), wanted)
     if args.first:
@@ -111,23 +140,21 @@ def _answer(query: Query, match: Match, wanted: Filter, args: argparse.Namespace
     if args.last:
         return query.preceding(match, LATEST, 1, wanted)
     span = _span(args)
-    if args.video is None and duration is not None and span[0] >= duration:
-        return []  # asked of every video: those that end before are no mistake
-    if span == WHOLE and duration == 0:
+    if span == WHOLE and match.entry.duration_us == 0:
         return []
     return query.overlapping(match, *span, wanted)
 
 
-def _when_of(query: Query, said: str, args: argparse.Namespace) -> int | Anchor:
-    """A time, or the event that is meant."""
+def _time(said: str) -> int | None:
+    """Microseconds; None where an event is meant. Raises UsageError for a time gone wrong."""
     if re.fullmatch(r"[0-9a-f]{16}", said):  # an event's id may begin like a time
-        return query.anchor(args.video[0], said, args.run)
+        return None
     try:
         return parse_time(said)
-    except UsageError as error:
+    except UsageError:
         if re.match(r"[\s+-]*\d*[:.\d]|\s*$", said):  # a time gone wrong, not a word
-            raise error
-        return query.anchor(args.video[0], said, args.run)
+            raise
+        return None
 
 
 WHOLE = (0, 2**62)
@@ -149,9 +176,8 @@ def as_said(name: str, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _show(
-    query: Query, answers: list[tuple[Match, list[RecordBatch]]], wanted: Filter, args: argparse.Namespace
+    query: Query, answers: list[tuple[Match, list[RecordBatch]]], wanted: Filter, args: argparse.Namespace, many: bool
 ) -> None:
-    many = args.video is None or len(answers) > 1
     out = sys.stdout if args.out is None else sys.stderr
     rows: list[tuple[Match, dict[str, Any]]] = []
     total = sum(batch.num_rows for _, batches in answers for batch in batches)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Iterator
 from typing import Any
 
+from jobs.kinds import hint
 from jobs.output import hms, print_table, printable, text, write
 from pipeline.clock import parse_time
 from pipeline.errors import UsageError
@@ -29,53 +32,52 @@ def show_whole(query: Query, matches: list[Match], args: argparse.Namespace) -> 
         return
     if args.kinds and (args.kind or args.text):
         raise UsageError("--kinds counts all kinds: leave out --kind and --text")
-    rows: list[dict[str, Any]]
-    if args.kinds:
-        rows = [
-            {"video": m.name, "kind": kind, "events": count}
-            for m in matches
-            for kind, count in query.kinds(m.entry.video_id, m.entry.run_id).items()
-        ]
-    elif args.gaps is not None:
-        rows = [
-            {"video": m.name, "start_us": start, "end_us": end, "length_us": end - start}
-            for m in matches
-            for start, end in query.gaps(
-                m.entry.video_id, max(1, parse_time(args.gaps)), m.entry.run_id, kinds=args.kind, text=args.text
-            )
-        ]
-    else:
-        step = parse_time(args.density)
-        counts = {
-            m.name: query.density(m.entry.video_id, step, m.entry.run_id, kinds=args.kind, text=args.text)
-            for m in matches
-        }
-        if args.format == "table":
-            _show_bars(counts, step, args)
-            return
-        rows = [
-            {"video": name, "start_us": k * step, "end_us": (k + 1) * step, "events": count}
-            for name, of_video in counts.items()
-            for k, count in enumerate(of_video)
-        ]
+    step = None if args.density is None else parse_time(args.density)
+    one = matches[0] if args.video is not None and len(matches) == 1 else None
+    hint(query, matches, args.kind)
+    if step is not None and args.format == "table":
+        _show_bars(query, matches, step, args)
+        return
+    rows = [row for match in matches for row in _rows(query, match, step, args)]
     if args.format != "table":
         write(rows, args, lambda: _arrow(rows))
         return
-    cells = [[hms(v) if k.endswith("_us") else v for k, v in row.items()] for row in rows[: args.limit]]
+    if one is not None:  # its name and run stand above the table
+        out = sys.stdout if args.out is None else sys.stderr
+        print(f"{printable(one.name)}  (run {one.entry.run_id})", file=out)
+    shown = [name for name in rows[0] if name != "video_id" and (one is None or name != "run_id")] if rows else []
+    cells = [[hms(row[k]) if k.endswith("_us") else row[k] for k in shown] for row in rows[: args.limit]]
     for cell in cells:
         cell[0] = str(cell[0]).rsplit("/", 1)[-1]
     headings: dict[str, str | tuple[str, str]] = {
+        "run_id": "run",
         "start_us": "from",
         "end_us": "to",
         "length_us": "length",
         "events": ("events", "right"),
     }
     if rows:
-        print_table(cells, [headings.get(name, name) for name in rows[0]], args)
+        print_table(cells, [headings.get(name, name) for name in shown], args)
     else:
         print("none")
     if len(rows) > args.limit:
         print(f"{len(rows) - args.limit} more: raise --limit, or use --format")
+
+
+def _rows(query: Query, match: Match, step: int | None, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """What is asked of one video: its gaps, kinds, or the events in each `step`."""
+    video_id, run_id = match.entry.video_id, match.entry.run_id
+    of = {"video": match.name, "video_id": video_id, "run_id": run_id}
+    if args.kinds:
+        for kind, count in query.kinds(video_id, run_id).items():
+            yield {**of, "kind": kind, "events": count}
+    elif step is None:
+        least = max(1, parse_time(args.gaps))
+        for start, end in query.gaps(video_id, least, run_id, kinds=args.kind, text=args.text):
+            yield {**of, "start_us": start, "end_us": end, "length_us": end - start}
+    else:
+        for k, count in enumerate(query.density(video_id, step, run_id, kinds=args.kind, text=args.text)):
+            yield {**of, "start_us": k * step, "end_us": (k + 1) * step, "events": count}
 
 
 def _arrow(rows: list[dict[str, Any]]) -> Any:
@@ -84,12 +86,14 @@ def _arrow(rows: list[dict[str, Any]]) -> Any:
     return pa.Table.from_pylist(rows)
 
 
-def _show_bars(counts: dict[str, list[int]], step: int, args: argparse.Namespace) -> None:
+def _show_bars(query: Query, matches: list[Match], step: int, args: argparse.Namespace) -> None:
     """A bar for each step, one line for each LINE steps."""
     with text(args.out) as out:
-        for name, of_video in counts.items():
+        for match in matches:
+            run_id = match.entry.run_id
+            of_video = query.density(match.entry.video_id, step, run_id, kinds=args.kind, text=args.text)
             most = max(of_video, default=0)
-            out.write(f"{printable(name)}  (a bar: {hms(step)}; the highest: {most} events)\n")
+            out.write(f"{printable(match.name)}  (run {run_id}; a bar: {hms(step)}; the highest: {most} events)\n")
             for at in range(0, len(of_video), LINE):
                 bars = "".join(BARS[-(-8 * c // most) if c else 0] for c in of_video[at : at + LINE])
                 out.write(f"{hms(at * step):>14}  {bars}\n")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from jobs.kinds import hint
 from jobs.output import add_format, hms, print_table, printable, write
 from jobs.query import as_said, short
 from pipeline.clock import parse_time
@@ -89,6 +90,11 @@ def main(args: argparse.Namespace) -> int:
         _show(search, hits, args)
     else:
         write([_row(h) for h in hits], args, lambda: _table(hits))
+    if not hits and args.kind:
+        from pipeline.query import Query
+
+        query = Query(args.log)
+        hint(query, query.matches(args.video, args.run), args.kind)
     if args.mode == "auto" and search.notice:
         print(f"({search.notice})", file=sys.stderr)
     return 0

@@ -12,6 +12,7 @@ lying at its start. Answers are pyarrow tables with the columns of `events` (pip
 
 from pipeline.query.answers import as_rows, as_table
 from pipeline.query.names import Match
-from pipeline.query.question import Anchor, Query
+from pipeline.query.question import Query
+from pipeline.query.reading import Anchor
 
 __all__ = ["Anchor", "Match", "Query", "as_rows", "as_table"]

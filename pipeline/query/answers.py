@@ -1,13 +1,32 @@
-"""Rows of events as callers want them: Arrow tables for Python, dictionaries for programs."""
+"""Answers as callers want them: events as Arrow tables or dictionaries; sums that say which run they are of."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from arro3.core import RecordBatch
+
+
+T = TypeVar("T")
+
+
+class Rows(list[T]):
+    """A list that also says which run of its video it is of."""
+
+    def __init__(self, rows: Iterable[T], run_id: str) -> None:
+        super().__init__(rows)
+        self.run_id = run_id
+
+
+class Kinds(dict[str, int]):
+    """How many events of each kind, and which run of the video they are of; None: of several videos."""
+
+    def __init__(self, counts: Mapping[str, int], run_id: str | None) -> None:
+        super().__init__(counts)
+        self.run_id = run_id
 
 
 def as_table(batches: Sequence[RecordBatch]) -> pa.Table:

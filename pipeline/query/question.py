@@ -2,51 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.clock import format_time
-from pipeline.errors import LogError, UsageError, shortened
-from pipeline.log.entry import Entry
-from pipeline.log.finder import open_finder, scan_finder
-from pipeline.log.lookup import Filter, Lookup
-from pipeline.log.store import Store, open_store
+from pipeline.errors import UsageError, shortened
+from pipeline.log.lookup import Filter
 from pipeline.plan import SECOND_US
 from pipeline.query import spans
-from pipeline.query.answers import as_rows, as_table
-from pipeline.query.names import Match, Names
+from pipeline.query.answers import Kinds, Rows, as_rows, as_table
+from pipeline.query.names import Match
+from pipeline.query.reading import EARLIEST, LATEST, Anchor, Reader, Videos, reaching
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from arro3.core import RecordBatch
 
-    from pipeline.log.eventlog import EventLog
 
-#: Before and after every event.
-EARLIEST, LATEST = -(2**62), 2**62
-
-#: One video by its name, several, or (None) every video of the log.
-Videos = str | Sequence[str] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Anchor:
-    """An event that others are asked for relative to: its row of the `events` table."""
-
-    event: dict[str, Any]
-
-    @property
-    def start_us(self) -> int:
-        return int(self.event["start_us"])
-
-    @property
-    def end_us(self) -> int:
-        """Its end, at least one microsecond after its start."""
-        return max(int(self.event["end_us"]), self.start_us + 1)
-
-
-class Query:
+class Query(Reader):
     """Answers from one version of a log; `refresh` moves on to the newest. Thread-safe.
 
     Wherever events are asked for, `kinds` means only these kinds, `text` only events with this in their text (case
@@ -54,49 +26,6 @@ class Query:
     done one. A video is meant by its whole uri or path, the end of one, or the beginning of its id. Every method
     raises UsageError where a video or run is not found (with the nearest names), and LogError for a damaged log.
     """
-
-    def __init__(self, log: EventLog | str, version: int | None = None) -> None:
-        """On an open log, or on its path or URI; `version`: as it was then (slower). Raises LogError: no log there."""
-        self._store: Store = open_store(log if isinstance(log, str) else log.uri)
-        self._lookup = Lookup(self._store)
-        finder = open_finder(self._store) if version is None else scan_finder(self._store, version)
-        self._names = Names(finder, self._store.uri)
-
-    def refresh(self) -> None:
-        """Answer from the newest version from now on; questions under way end as they began."""
-        self._names = Names(open_finder(self._store), self._store.uri)
-
-    @property
-    def version(self) -> int:
-        """The version of the log that is answered from."""
-        return self._names.version
-
-    # -- which video, which run (names.py)
-
-    def resolve(self, name: str) -> tuple[str, str]:
-        """(video_id, name) of the video that `name` means."""
-        return self._names.resolve(name)
-
-    def find(self, name: str, run: str | None = None) -> Match:
-        """The video that `name` means, in its newest done run or in `run`."""
-        return self._names.find(name, run)
-
-    def runs_of(self, video_id: str) -> list[Entry]:
-        """What the log holds of a video: one entry per run, in the order in which they finished it."""
-        return self._names.runs_of(video_id)
-
-    def entries(self, run: str | None = None) -> Iterator[Entry]:
-        """Every video in its newest done run (in `run`), in no order; those never done are left out."""
-        return self._names.all(run)
-
-    def matches(self, videos: Videos, run: str | None = None) -> list[Match]:
-        """The videos meant, each once: named ones in the order given, all of them in the order of their names."""
-        if isinstance(videos, str):
-            return [self.find(videos, run)]
-        if videos is None:
-            found = [Match(e.uris[0] if e.uris else e.video_id, e) for e in self.entries(run)]
-            return sorted(found, key=lambda m: (m.name, m.entry.video_id))
-        return list({m.entry.video_id: m for m in (self.find(name, run) for name in videos)}.values())
 
     # -- at a time, relative to a time
 
@@ -130,7 +59,7 @@ class Query:
         wanted = Filter(kinds, text)
         if isinstance(video, str):
             return as_table(self.overlapping(self.find(video, run), start_us, end_us, wanted))
-        matches = [m for m in self.matches(video, run) if m.entry.duration_us is None or m.entry.duration_us > start_us]
+        matches = reaching(self.matches(video, run), start_us)
         return as_table([b for m in matches for b in self.overlapping(m, start_us, end_us, wanted)])
 
     def before(
@@ -157,7 +86,8 @@ class Query:
         text: str | None = None,
         run: str | None = None,
     ) -> pa.Table:
-        """The first `count` events of each video that begin at or after a time, or once an event has ended."""
+        """The first `count` events of each video that begin at or after a time, or once an event has ended; errors as
+        for `at`."""
         wanted = Filter(kinds, text)
         if isinstance(when, Anchor):  # may end with its video: then nothing follows, which is an answer
             return self._each(video, run, lambda m: self.from_on(m, when.end_us, count, wanted))
@@ -228,52 +158,8 @@ class Query:
             )
         return Anchor(found[0])
 
-    # -- the same for a video that is found already, as arro3 batches
-
-    def overlapping(self, match: Match, start_us: int, end_us: int, wanted: Filter) -> list[RecordBatch]:
-        if end_us <= start_us:
-            raise UsageError(f"the span from {format_time(start_us)} to {format_time(end_us)} is empty")
-        _check_inside(match, start_us)
-        return self._read(match.entry, lambda entry: self._lookup.overlapping(entry, start_us, end_us, wanted))
-
-    def preceding(self, match: Match, us: int, count: int, wanted: Filter) -> list[RecordBatch]:
-        _check_count(count)
-        return self._read(match.entry, lambda entry: self._lookup.before(entry, us, count, wanted))
-
-    def following(self, match: Match, us: int, count: int, wanted: Filter) -> list[RecordBatch]:
-        _check_inside(match, us)
-        return self.from_on(match, us, count, wanted)
-
-    def from_on(self, match: Match, us: int, count: int, wanted: Filter) -> list[RecordBatch]:
-        """As `following`, but beyond the end nothing follows, which is an answer."""
-        _check_count(count)
-        return self._read(match.entry, lambda entry: self._lookup.after(entry, us, count, wanted))
-
-    def beside(self, match: Match, anchor: Anchor, wanted: Filter) -> list[RecordBatch]:
-        from arro3.core import Array, DataType
-
-        start, end, mine = anchor.start_us, anchor.end_us, anchor.event["event_id"]
-        found = []
-        for batch in self._read(match.entry, lambda entry: self._lookup.overlapping(entry, start, end, wanted)):
-            rows = [at for at, event_id in enumerate(batch.column("event_id").to_pylist()) if event_id != mine]
-            if rows:
-                found.append(batch.take(Array(rows, DataType.uint32())))
-        return found
-
     def _each(self, video: Videos, run: str | None, ask: Callable[[Match], list[RecordBatch]]) -> pa.Table:
         return as_table([batch for match in self.matches(video, run) for batch in ask(match)])
-
-    def _read(self, entry: Entry, answer: Callable[[Entry], list[RecordBatch]]) -> list[RecordBatch]:
-        """An answer; where the index points to files that are gone or damaged, what the table itself says."""
-        try:
-            return answer(entry)
-        except LogError:
-            again = [
-                e for e in scan_finder(self._store, self.version).entries(entry.video_id) if e.run_id == entry.run_id
-            ]
-            if not again or {s.path for s in again[0].spans} == {s.path for s in entry.spans}:
-                raise
-            return answer(again[0])
 
     # -- over whole videos
 
@@ -302,12 +188,15 @@ class Query:
             ]
         )
 
-    def kinds(self, video: Videos, run: str | None = None) -> dict[str, int]:
-        """How many events of each kind there are, the most frequent first."""
+    def kinds(self, video: Videos, run: str | None = None) -> Kinds:
+        """How many events of each kind there are, the most frequent first; with the run, of one video."""
         import pyarrow.compute as pc
 
-        counts = pc.value_counts(self._each(video, run, self._whole)["kind"]).to_pylist()
-        return {c["values"]: c["counts"] for c in sorted(counts, key=lambda c: (-c["counts"], c["values"]))}
+        matches = self.matches(video, run)
+        found = as_table([batch for match in matches for batch in self._whole(match)])
+        counts = pc.value_counts(found["kind"]).to_pylist()
+        ordered = {c["values"]: c["counts"] for c in sorted(counts, key=lambda c: (-c["counts"], c["values"]))}
+        return Kinds(ordered, matches[0].entry.run_id if len(matches) == 1 else None)
 
     def density(
         self,
@@ -317,13 +206,14 @@ class Query:
         *,
         kinds: Collection[str] | None = None,
         text: str | None = None,
-    ) -> list[int]:
+    ) -> Rows[int]:
         """How many events go on in each `[k * step_us, (k + 1) * step_us)` of a video, from 0 to its end.
 
         Raises UsageError for a step that is not positive, or so small that there are more than spans.MAX_STEPS.
         """
         match = self.find(video, run)
-        return spans.density(self._times(match, Filter(kinds, text)), step_us, match.entry.duration_us or 0)
+        counts = spans.density(self._times(match, Filter(kinds, text)), step_us, match.entry.duration_us or 0)
+        return Rows(counts, match.entry.run_id)
 
     def gaps(
         self,
@@ -333,10 +223,11 @@ class Query:
         *,
         kinds: Collection[str] | None = None,
         text: str | None = None,
-    ) -> list[tuple[int, int]]:
+    ) -> Rows[tuple[int, int]]:
         """The spans of a video, of at least `min_us`, in which no event (of these) goes on, from 0 to its end."""
         match = self.find(video, run)
-        return spans.gaps(self._times(match, Filter(kinds, text)), match.entry.duration_us, min_us)
+        found = spans.gaps(self._times(match, Filter(kinds, text)), match.entry.duration_us, min_us)
+        return Rows(found, match.entry.run_id)
 
     def _times(self, match: Match, wanted: Filter) -> list[tuple[int, int]]:
         """(start, end) of a video's events, in order of start."""
@@ -362,16 +253,3 @@ class Query:
 
 def _is_event_id(what: str) -> bool:
     return len(what) == 16 and all(c in "0123456789abcdef" for c in what)
-
-
-def _check_inside(match: Match, us: int) -> None:
-    duration = match.entry.duration_us
-    if duration is not None and us >= duration:
-        raise UsageError(
-            f"{match.name} is {format_time(duration)} long: there is nothing at {format_time(us)}; ask for less"
-        )
-
-
-def _check_count(count: int) -> None:
-    if count < 1:
-        raise UsageError(f"a count of {count} events: ask for one at least")

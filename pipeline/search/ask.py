@@ -134,13 +134,13 @@ def _chosen(hits: Sequence[Hit], question: Question, limit: int) -> list[Hit]:
     if not question.wanted & {"first", "last"}:
         return list(hits[:limit])
     in_time = sorted(hits, key=lambda h: (h.event["start_us"], h.event["end_us"]))
-    first = {h.name: h for h in reversed(in_time)}
-    last = {h.name: h for h in in_time}
+    first = {h.event["video_id"]: h for h in reversed(in_time)}
+    last = {h.event["video_id"]: h for h in in_time}
     chosen = []
-    for name in list(dict.fromkeys(h.name for h in hits))[:limit]:
+    for video_id in list(dict.fromkeys(h.event["video_id"] for h in hits))[:limit]:
         ends = [
-            *([first[name]] if "first" in question.wanted else []),
-            *([last[name]] if "last" in question.wanted else []),
+            *([first[video_id]] if "first" in question.wanted else []),
+            *([last[video_id]] if "last" in question.wanted else []),
         ]
         chosen += [h for i, h in enumerate(ends) if h not in ends[:i]]
     return chosen

@@ -89,6 +89,66 @@ def test_query_of_whole_videos(log: str, capsys: pytest.CaptureFixture[str]) -> 
     assert json.loads(said(capsys, *a, "--event", str(first["event_id"]), "--format", "json"))[0]["windows"]
 
 
+def test_query_of_several_videos_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As in Python: those that have ended before are left out, and told."""
+    made = EventLog.open(str(tmp_path / "log"), create=True)
+    made.begin_run(run_record())
+    short = video_result("short.mp4", [at(1, 2, "cut", "cut")], duration_us=3 * S)
+    made.commit([video_result("a.mp4", STORY), video_result("b.mp4", OTHER), short])
+    log, names = made.uri, ["a.mp4", "b.mp4", "short.mp4"]
+    several = ("query", log, *(argument for name in names for argument in ("--video", name)))
+    for asked in (several, ("query", log)):
+        assert main([*asked, "--at", "30", "--format", "jsonl"]) == 0
+        out, err = capsys.readouterr()
+        assert [json.loads(line)["text"] for line in out.splitlines()] == ["红色的圆形离开了"]
+        assert "(1 of 3 videos are no longer than 0:30: short.mp4)" in err
+        assert [r["start_us"] for r in rows(capsys, *asked, "--between", "3", "5")] == [2 * S, 4 * S]
+        assert [r["start_us"] for r in rows(capsys, *asked, "--after", "0:08", "--count", "1")] == [9 * S, 30 * S]
+        before = rows(capsys, *asked, "--before", "0:08", "--count", "1")
+        assert [(r["video"], r["start_us"]) for r in before] == [
+            ("/archive/a.mp4", 7 * S), ("/archive/b.mp4", 0), ("/archive/short.mp4", S)
+        ]  # fmt: skip
+    assert secondsight.open(log).after(names, 8, 1)["start_us"].to_pylist() == [9 * S, 30 * S]
+    assert main(["query", log, "--video", "short.mp4", "--video", "short.mp4", "--at", "30"]) == 1
+    assert "is 0:03 long" in capsys.readouterr().err
+    assert main([*several[:4], "--video", "short.mp4", "--at", "59"]) == 0
+    assert "nothing" in capsys.readouterr().out
+    for wrong in (("--after", "leave"), ("--before", "0123456789abcdef"), ("--while", "leave"), ("--event", "0" * 16)):
+        assert "give --video NAME once" in said(capsys, *several, *wrong, status=1)
+
+
+def test_sums_say_which_run_they_are_of(log: str, capsys: pytest.CaptureFixture[str]) -> None:
+    a = ("query", log, "--video", "a.mp4")
+    for asked in (("--gaps", "1"), ("--density", "2"), ("--kinds",)):
+        found = rows(capsys, *a, *asked)
+        assert found and all(r["run_id"] == "run-1" and len(str(r["video_id"])) == 32 for r in found)
+        assert "(run run-1" in said(capsys, *a, *asked)
+        assert "run-1" in said(capsys, "query", log, *asked)
+    opened = secondsight.open(log)
+    assert {opened.gaps("a.mp4").run_id, opened.density("a.mp4").run_id, opened.kinds("a.mp4").run_id} == {"run-1"}
+    assert opened.kinds().run_id is None
+
+
+def test_a_kind_that_there_is_not(log: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is found, and a line says which kinds there are; a kind that is there and finds nothing needs none."""
+    a = ("--video", "a.mp4")
+    for asked in (
+        ("query", log, *a, "--at", "5"),
+        ("query", log, *a),
+        ("query", log, *a, "--gaps", "1"),
+        ("search", log, "circle", *a),
+        ("ask", log, "when is a red circle there?", *a),
+        ("export", log, "--format", "csv", *a),
+    ):
+        assert main([*asked, "--kind", "Appaer"]) == 0
+        hinted = "no event here is of kind 'Appaer': did you mean appear? the kinds there are: appear, leave, text"
+        assert hinted in capsys.readouterr().err, asked
+        assert main([*asked, "--kind", "text"]) == 0
+        assert "kinds there are" not in capsys.readouterr().err
+    main(["query", log, "--kind", "zzz"])
+    assert "of kind 'zzz': the kinds there are: appear" in capsys.readouterr().err
+
+
 def test_search_prints_what_it_finds(log: str, capsys: pytest.CaptureFixture[str]) -> None:
     hits = rows(capsys, "search", log, "red circle leaves")
     assert hits[0]["text"] == "the red circle leaves" and hits[0]["video"] == "/archive/a.mp4"
