@@ -78,7 +78,9 @@ def line(progress: Progress) -> str:
 
 
 def held_up(progress: Progress) -> str:
-    """What is stuck, the longest first; "" where nothing is."""
+    """What the run waits for, or what is stuck, the longest first; "" where nothing is."""
+    if progress.waits_for:
+        return f"waiting: {progress.waits_for}"
     if not progress.stuck:
         return ""
     first, more = progress.stuck[0], len(progress.stuck) - 1

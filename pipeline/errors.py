@@ -63,3 +63,20 @@ class LogError(SecondsightError):
 
 class ModelError(SecondsightError):
     """A model, its checkpoint or its prompt cannot be used."""
+
+
+class ModelAway(ModelError):
+    """A model that somebody else serves cannot be reached, or is busy: nobody's fault, and worth waiting for.
+
+    `patience_s`: how long in all; `after_s`: when to ask again, where it said so.
+    """
+
+    def __init__(self, problem: str, patience_s: float, after_s: float = 0.0) -> None:
+        super().__init__(problem, patience_s, after_s)
+        self.problem, self.patience_s, self.after_s = problem, patience_s, after_s
+
+    def __str__(self) -> str:
+        return self.problem
+
+    def __reduce__(self) -> tuple[Any, ...]:  # crosses process borders in Ray
+        return type(self), (self.problem, self.patience_s, self.after_s)

@@ -11,6 +11,7 @@ PAUSE_S, MOST_PAUSE_S = 1.0, 60.0  # before a replica is started again where one
 MAX_START_FAILURES = 3  # in a row, while no replica is up and no other is starting
 MAX_DEATHS = 12  # in a row, without one window answered in between,
 MAX_DEADLY_VIDEOS = 4  # over so many videos: a bad video alone is given up after it took nine (schedule.py)
+AWAY_PAUSE_S = 5.0  # before a model that cannot be reached is asked again
 MANY_ENDS = 3  # likewise, blamed or not, are told of as what is stuck
 
 
@@ -66,3 +67,30 @@ class Ends:
             return None
         since, (_, last) = self._since_answer[0][0], self._since_answer[-1]
         return since, f"{len(self._since_answer)} ended without an answer, the last: {last}"
+
+
+class Away:
+    """Who serves the model cannot be reached: the run waits, with replicas and windows as they are."""
+
+    def __init__(self) -> None:
+        self.why = ""  # "": it is there
+        self._since = self._until = 0.0
+
+    def seen(self, failure: Failure) -> bool:
+        """A replica did not reach it. True the first time; raises ModelError where it was away for too long."""
+        now, first = time.monotonic(), not self.why
+        if first:
+            self._since = now
+        self.why = failure.detail
+        if now - self._since + failure.after_s > failure.patience_s:
+            raise ModelError(f"{failure.detail}; it stayed so for more than {failure.patience_s:g} s")
+        self._until = now + max(AWAY_PAUSE_S, failure.after_s)
+        return first
+
+    def over(self) -> None:
+        self.why = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether it should not be asked again yet."""
+        return bool(self.why) and time.monotonic() < self._until

@@ -7,11 +7,12 @@ from typing import Literal
 
 from ray import exceptions as ray_errors
 
-from pipeline.errors import ModelError, VideoError
+from pipeline.errors import ModelAway, ModelError, VideoError
 
 What = Literal[
     "video",  # VideoError: `reason` is its reason
     "model",  # ModelError: no retry can mend it
+    "away",  # ModelAway: who serves the model cannot be reached now, `patience_s` and `after_s` say the rest
     "lost",  # the frames are gone from the object store, or the task that made them ended before they were whole
     "full",  # the object store, or the disk that it spills to, has no room now
     "died",  # a process ended: `reason` says "crash" or "memory"
@@ -41,6 +42,8 @@ class Failure:
     what: What
     reason: str
     detail: str
+    patience_s: float = 0.0
+    after_s: float = 0.0
 
 
 def understand(error: BaseException) -> Failure:
@@ -52,6 +55,8 @@ def understand(error: BaseException) -> Failure:
     match error:
         case VideoError():
             return Failure("video", error.reason, error.detail)
+        case ModelAway():
+            return Failure("away", "model", error.problem, error.patience_s, error.after_s)
         case ModelError():
             return Failure("model", "model", str(error))
         case ray_errors.TaskCancelledError():

@@ -265,6 +265,9 @@ class Flow:
                 self._teller.trace(waiting, said, outcome)
             return
         assert failure is not None
+        if failure.what == "away":
+            schedule.put_back(batch)
+            return
         first = batch.members[0].window
         what = f"{schedule.name_of(first)} window {first.index}"
         self._teller.event("retry", "watch", what, outcome.replica, failure.detail)
@@ -336,6 +339,7 @@ class Flow:
         progress.bytes_in_flight, progress.peak_bytes = budget.in_flight, budget.peak
         progress.budget_bytes = budget.limit
         progress.commit_s = self._committer.commit_s
+        progress.waits_for = "" if last else self._pool.waits_for
         if not last:
             progress.model = self._pool.counted()
         progress.retries = (

@@ -22,6 +22,7 @@ _LEVELS = {
     "node_lost": "warning",
     "node_draining": "warning",
     "stuck": "warning",
+    "waiting": "warning",
 }
 
 

@@ -130,6 +130,7 @@ class LiveReport:
             self._status,
             state=state,
             updated_at_us=time.time_ns() // 1000,
+            note=progress.waits_for,
             videos_found=progress.found,
             listed=progress.listed,
             videos_done=progress.done,

@@ -12,7 +12,7 @@ import ray
 from pipeline.errors import ModelError
 from pipeline.event import WindowEvents
 from workers.counted import Counted
-from workers.ends import Ends
+from workers.ends import Away, Ends
 from workers.failures import Failure, understand
 from workers.replica import Replica
 from workers.work import Batch
@@ -77,7 +77,7 @@ class Pool:
         self._gone: frozenset[str] = frozenset()
         self._none_since = time.monotonic()
         self._window_s: float | None = None  # wall time that one window takes in a call, lately
-        self._ends, self._counted = Ends(), Counted()
+        self._ends, self._away, self._counted = Ends(), Away(), Counted()
 
     @property
     def up(self) -> int:
@@ -85,7 +85,13 @@ class Pool:
 
     @property
     def free(self) -> int:
-        return len(self._free)
+        """Replicas that may be given work now."""
+        return 0 if self._away.holds else len(self._free)
+
+    @property
+    def waits_for(self) -> str:
+        """Why the run waits, with everything as it is; "" where it does not."""
+        return self._away.why
 
     @property
     def window_s(self) -> float | None:
@@ -143,13 +149,13 @@ class Pool:
         for member in [m for m in self._free if m.leaving]:
             self._free.remove(member)
             self._drained(member)
-        while len(self._starting) + staying < self.count and now >= self._ends.start_at:
+        while len(self._starting) + staying < self.count and now >= self._ends.start_at and not self._away.holds:
             self._numbers += 1
             replica = self._start(f"replica-{self._numbers}")
             self._starting[replica.ready()] = Member(replica, now)
             staying = sum(not m.leaving for m in (*self._free, *self._busy.values()))
         self._counted.pump(m.replica for m in (*self._free, *self._busy.values()))
-        if self.up:
+        if self.up or self._away.why:
             self._none_since = now
         elif self.count and now - self._none_since > self._startup_s:
             why = f"; the last that failed: {self._ends.why_not_up}" if self._ends.why_not_up else ""
@@ -198,6 +204,7 @@ class Pool:
         outcome = Outcome(batch, member.name, events, None, member.since)
         self._set_free(member, now)
         self._ends.answered()
+        self._away.over()
         return outcome
 
     def overdue(self) -> list[Outcome]:
@@ -240,11 +247,14 @@ class Pool:
         except Exception as error:  # noqa: BLE001 - sorted by `understand`
             member.replica.stop()
             failure = understand(error)
-            if failure.what != "node":
+            if failure.what == "away":
+                self._is_away(member, failure)
+            elif failure.what != "node":
                 self._ends.not_started(failure, member.since, others=bool(self.up or self._starting))
                 self._tell("retry", member.name, "", f"it did not come up: {failure.detail}")
             return
         self._ends.came_up()
+        self._away.over()
         self._set_free(member, time.monotonic())
         self._tell("replica_up", member.name, ",".join(member.nodes), "")
 
@@ -264,13 +274,19 @@ class Pool:
         batch = member.batch
         assert batch is not None
         outcome = Outcome(batch, member.name, None, failure, member.since)
-        if failure.what in ("model", "lost", "full"):  # the replica is well
+        if failure.what in ("model", "lost", "full", "away"):  # the replica is well
             self._set_free(member, time.monotonic())
+            if failure.what == "away":
+                self._is_away(member, failure)
             return outcome
         if self._gone.intersection(member.nodes) and failure.what == "died":
             failure = Failure("node", "crash", "its node died")
         self._died(member, failure.detail, blame=failure.what != "node")
         return Outcome(batch, member.name, None, failure, member.since)
+
+    def _is_away(self, member: Member, failure: Failure) -> None:
+        if self._away.seen(failure):
+            self._tell("waiting", member.name, ",".join(member.nodes), failure.detail)
 
     def _died(self, member: Member, detail: str, blame: bool) -> None:
         member.replica.stop()

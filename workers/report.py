@@ -47,6 +47,7 @@ class Progress:
     budget_bytes: int = 0
     peak_bytes: int = 0
     stuck: tuple[Stuck, ...] = ()  # what has not moved for a while, now
+    waits_for: str = ""  # what the run waits for, now, with everything as it is: a served model that is away
     dropped_events: dict[str, int] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)  # what the replicas' models counted
     failures: list[tuple[str, str]] = field(default_factory=list)  # (uri, reason), the first thousand
@@ -54,7 +55,7 @@ class Progress:
     def totals(self, elapsed_s: float) -> dict[str, Any]:
         """The numbers for the run's row in the log."""
         numbers = asdict(self)
-        for passing in ("listed", "bytes_in_flight", "failures", "replicas", "decoders", "nodes", "stuck"):
+        for passing in ("listed", "bytes_in_flight", "failures", "replicas", "decoders", "nodes", "stuck", "waits_for"):
             del numbers[passing]
         return {**numbers, "elapsed_s": elapsed_s}
 
@@ -76,6 +77,7 @@ class FlowEvent:
         "node_added",
         "node_lost",
         "node_draining",  # it will go soon
+        "waiting",  # who serves the model cannot be reached: the run waits
         "stuck",  # the watchdog names what has not moved
         "unstuck",  # and has ended it, so that it is tried again
     ]

@@ -185,6 +185,13 @@ class Schedule:
                 work.refused_row = 0
                 self._answer(work, Answer(waiting.decoded, said, waiting.kills + 1, replica))
 
+    def put_back(self, batch: Batch) -> None:
+        """Nothing came of this batch, and nobody is to blame: its windows wait as they did."""
+        for waiting in batch.members:
+            self.budget.hold(-waiting.window_bytes)
+            if waiting.window.video_id in self._videos:
+                self._hold(waiting)
+
     def refused(self, batch: Batch, detail: str) -> None:
         """A model said that no retry can mend this batch (ModelError). A window alone is quarantined; where the model
         refuses the first of them all, the video has failed."""

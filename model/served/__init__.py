@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, get_args
 
 from model.interface import Model, ModelIdentity, ModelProfile
@@ -20,11 +20,11 @@ from model.qwen3_vl.asking import (
 )
 from model.qwen3_vl.verify import DENSER, Doubt, SecondLooks
 from model.served.address import TOKEN, Address, Secret, token
-from model.served.client import ChatClient, EventLoop, Failed, TimeLimits, run_once
+from model.served.client import ChatClient, EventLoop, Failed, TimeLimits, Unavailable, run_once
 from model.served.dialect import DIALECTS, Served, find_out, greet
 from model.served.pictures import Encoding
 from model.served.watcher import Asking, ServedWatcher
-from pipeline.errors import UsageError
+from pipeline.errors import ModelAway, UsageError
 from pipeline.plan import Windowing
 
 #: Raised when the same server would be asked or understood in another way.
@@ -32,9 +32,10 @@ BEHAVIOUR_VERSION = 1
 FACTOR = 32  # px: sides of Qwen3-VL's frames are multiples of it, so that the server does not resize them again
 LIMITS = TimeLimits()
 FRAMES = ("auto", "images", "video")
-#: Seconds at most: a replica that waits for longer, when it starts (900 s) or for one answer (an hour), is ended by the
-#: run (workers/settings.py) before it can say what is wrong.
-MOST_OUTAGE_S, MOST_S = 850.0, 3600.0
+#: Seconds at most: of an outage, for which the run waits, and of anything for which a call waits: it is ended after an
+#: hour (workers/settings.py), before it could say what is wrong.
+MOST_OUTAGE_S, MOST_S = 86400.0, 3600.0
+PATIENCE_S = 15.0  # without contact, after which a replica says that the server is away (or a quarter of the outage)
 FEW = 8  # requests at once: a slow server is given no more windows than that, a fast one twice as many
 
 
@@ -165,8 +166,8 @@ class ServedFactory:
         return dict(counted)
 
     def load(self, settings: Mapping[str, Any]) -> Model:
-        """Connects. Raises ModelError where the server is not to be reached or refuses us, RuntimeError where it fails
-        (which may heal)."""
+        """Connects. Raises ModelAway where the server is not to be reached, ModelError where it refuses us,
+        RuntimeError where it fails (which may heal)."""
         chosen = ServedSettings.of(settings)
         served = self._served(chosen)
         prompt, system = prompt_of(chosen.prompt, chosen.prompt_text)
@@ -177,10 +178,15 @@ class ServedFactory:
         loop = EventLoop()
 
         async def connect() -> ChatClient:
-            client = self._client(chosen, chosen.in_flight or served.in_flight)
+            # Longer outages are waited for by who calls, and seen there; a call that waits looks like one that hangs.
+            limits = replace(chosen.limits, outage_s=min(PATIENCE_S, chosen.outage_s / 4))
+            client = self._client(chosen, chosen.in_flight or served.in_flight, limits)
             try:
                 await client.facts(f"{self.address.base}/models")
                 await greet(client)
+            except Unavailable as away:
+                await client.close()
+                raise ModelAway(away.problem, chosen.outage_s, away.after_s) from None
             except Failed as failed:
                 await client.close()
                 raise RuntimeError(str(failed)) from None
@@ -190,13 +196,14 @@ class ServedFactory:
             return client
 
         try:
-            return ServedWatcher(loop, loop.run(connect()), served, asking, twice)
+            return ServedWatcher(loop, loop.run(connect()), served, asking, twice, chosen.outage_s)
         except BaseException:
             loop.close()
             raise
 
-    def _client(self, chosen: ServedSettings, in_flight: int = 1) -> ChatClient:
-        return ChatClient(self.address, chosen.token or token(chosen.token_variable), chosen.limits, in_flight)
+    def _client(self, chosen: ServedSettings, in_flight: int = 1, limits: TimeLimits | None = None) -> ChatClient:
+        secret = chosen.token or token(chosen.token_variable)
+        return ChatClient(self.address, secret, limits or chosen.limits, in_flight)
 
     def _served(self, chosen: ServedSettings) -> Served:
         if chosen.server is not None:

@@ -31,7 +31,12 @@ _REQUESTS_OWN = frozenset({400, 409, 411, 413, 414, 415, 416, 422, 431, 451})
 
 
 class Unavailable(ModelError):
-    """The server cannot be reached, or is busy, for longer than one wants to wait."""
+    """The server cannot be reached, or is busy, for longer than one wants to wait. `after_s`: when to ask again, where
+    it said so."""
+
+    def __init__(self, problem: str, waited: str, after_s: float) -> None:
+        super().__init__(f"{problem}; {waited}")
+        self.problem, self.after_s = problem, after_s
 
 
 class Failed(ModelError):
@@ -233,7 +238,7 @@ class ChatClient:
         most_s = self.limits.outage_s if most_s is None else min(most_s, self.limits.outage_s)
         if away_s > most_s:
             asked = f"it wants to be left alone for {wait_s:.0f} s, which is" if wait_s else "it stayed so for"
-            raise Unavailable(f"{self.address.base}: {problem}; {asked} more than {most_s:g} s")
+            raise Unavailable(f"{self.address.base}: {problem}", f"{asked} more than {most_s:g} s", wait_s or 0.0)
 
 
 class _Busy(Exception):

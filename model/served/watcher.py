@@ -17,7 +17,7 @@ from model.served.client import Barred, ChatClient, EventLoop, Failed, Unavailab
 from model.served.dialect import Served
 from model.served.pictures import Encoding, as_images, as_mp4, as_vllm_video, on_grid
 from model.served.stream import Reply
-from pipeline.errors import ModelError
+from pipeline.errors import ModelAway, ModelError
 from pipeline.event import WindowEvents
 from pipeline.frames import Frames
 from pipeline.plan import Window
@@ -43,28 +43,40 @@ class Asking:
 
 class ServedWatcher:
     """A `Model`: up to the client's `in_flight` windows are asked about at once. Raises ModelError for a window that
-    the server refuses, RuntimeError where the server fails, refuses everything or is gone for too long.
+    the server refuses, RuntimeError where the server fails or refuses everything, ModelAway where it is gone: for up to
+    `outage_s` one should come again.
 
     Where windows of a batch were answered before one failed, in whatever way, it raises ModelError: the batch's windows
     then come again one by one, and the answers that are there already are given at once.
     """
 
     def __init__(
-        self, loop: EventLoop, client: ChatClient, served: Served, asking: Asking, twice: SecondLooks | None = None
+        self,
+        loop: EventLoop,
+        client: ChatClient,
+        served: Served,
+        asking: Asking,
+        twice: SecondLooks | None = None,
+        outage_s: float = 0.0,
     ) -> None:
         self._loop, self._client, self._served, self._asking = loop, client, served, asking
-        self._twice = twice
+        self._twice, self._outage_s = twice, outage_s
+        self._away = False  # when it was asked last
         # Answers of the batch that is worked on, or that failed last, by window and number of frames.
         self._kept: dict[tuple[Window, int], WindowEvents] = {}
         self._tokens_in = self._tokens_out = 0
         self._shown: dict[str, int] = dict.fromkeys(FORMS, 0)
 
     def watch(self, batch: Sequence[tuple[Window, Frames]]) -> list[WindowEvents]:
-        if len(batch) > 1:
+        if len(batch) > 1 and not self._away:
             self._kept.clear()
+        self._away = False
         try:
             answers = self._watched(batch)
-        except (Unavailable, Failed, Barred) as error:
+        except Unavailable as error:  # the same windows come again: what was answered of them is kept
+            self._away = True
+            raise ModelAway(error.problem, self._outage_s, error.after_s) from None
+        except (Failed, Barred) as error:
             if len(batch) > 1 and self._kept:
                 raise ModelError(f"{len(self._kept)} answers of {len(batch)} windows came, then: {error}") from None
             # Not the windows' fault: a replica that ends is started again, and its start tells whether it can work.

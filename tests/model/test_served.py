@@ -17,11 +17,11 @@ import pytest
 
 from model.qwen3_vl.asking import bare
 from model.registry import find_model
-from model.served import MOST_OUTAGE_S, MOST_S, client, retry
+from model.served import MOST_S, PATIENCE_S, client, retry
 from model.served.dialect import Served
 from model.served.pictures import as_images, as_mp4, as_vllm_video, encoded, on_grid
 from pipeline.config import RunConfig
-from pipeline.errors import ModelError, UsageError
+from pipeline.errors import ModelAway, ModelError, UsageError
 from pipeline.frames import Frames
 from pipeline.plan import Sampling, Window, Windowing
 from tests.model import served_fake
@@ -308,14 +308,14 @@ def test_a_window_that_is_refused_costs_the_others_no_second_request(fake: Any, 
     model.close()
 
 
-@pytest.mark.parametrize("wrong", [(500, {}, "broken"), (503, {}, "gone"), (401, {}, "expired")])
+@pytest.mark.parametrize("wrong", [(500, {}, "broken"), (401, {}, "expired")])
 def test_answers_are_not_lost_with_the_server(fake: Any, prompt: str, wrong: Any) -> None:
     """What came before it failed is kept in the replica, which lives on while windows come one by one."""
     settings = {"prompt": prompt, "in_flight": 1, "attempts": 2, "outage_s": 0.2}
     model = find_model(f"openai:{fake.url}#tiny").load(settings)
     windows = [a_window([0], i) for i in range(4)]
     fake.plan = [served_fake.chunks()] * (len(fake.came) + 2) + [wrong]
-    with pytest.raises(ModelError, match=r"2 answers of 4 windows came, then: .*(broken|gone|expired)"):
+    with pytest.raises(ModelError, match=r"2 answers of 4 windows came, then: .*(broken|expired)"):
         model.watch(windows)
     with pytest.raises(RuntimeError):
         model.watch(windows[2:3])
@@ -323,6 +323,29 @@ def test_answers_are_not_lost_with_the_server(fake: Any, prompt: str, wrong: Any
     assert [len(model.watch([window])[0].events) for window in windows[:2]] == [1, 1] and len(fake.came) == asked
     with pytest.raises(RuntimeError):
         model.watch(windows[2:])  # nothing came of these
+    model.close()
+
+
+def test_a_server_that_is_away_is_said_to_be_and_answers_that_came_are_kept(fake: Any, prompt: str) -> None:
+    settings = {"prompt": prompt, "in_flight": 1, "outage_s": 0.8}
+    factory: Any = find_model(f"openai:{fake.url}#tiny")
+    model = factory.load(settings)
+    windows = [a_window([0], i) for i in range(4)]
+    fake.plan = [served_fake.chunks()] * (len(fake.came) + 2) + [(503, {}, '{"error": "starting"}')]
+    for _ in range(2):
+        with pytest.raises(ModelAway, match=r"status 503: starting$") as caught:
+            model.watch(windows)
+    away = pickle.loads(pickle.dumps(caught.value))
+    assert (away.patience_s, away.after_s, str(away)) == (0.8, 0.0, str(caught.value))
+    fake.plan, before = [served_fake.chunks()], len(fake.came)
+    assert [len(answer.events) for answer in model.watch(windows)] == [1] * 4 and len(fake.came) == before + 2
+    fake.plan = [(503, {"Retry-After": "40"}, "{}")]
+    with pytest.raises(ModelAway) as caught:
+        model.watch(windows)
+    assert caught.value.after_s == 40
+    there = factory.for_cluster(settings, {}, dict)
+    with pytest.raises(ModelAway):
+        factory.load(there)
     model.close()
 
 
@@ -358,7 +381,7 @@ def test_what_goes_to_the_replicas(fake: Any, prompt: str, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     "wrong",
     [{"frames": "mp4"}, {"dialect": "x"}, {"in_flight": 0}, {"total_s": 0}, {"total_s": True}, {"body": {"model": "x"}},
-     {"outage_s": 851}, {"first_s": 3601}, {"token": "x"}, {"ranks": 2}, {"verify": 2}, {"pictures": "gif"},
+     {"outage_s": 86401}, {"first_s": 3601}, {"token": "x"}, {"ranks": 2}, {"verify": 2}, {"pictures": "gif"},
      {"body": 3}],
 )  # fmt: skip
 def test_impossible_settings_are_refused(fake: Any, prompt: str, wrong: dict[str, Any]) -> None:
@@ -369,7 +392,7 @@ def test_impossible_settings_are_refused(fake: Any, prompt: str, wrong: dict[str
 
 def test_a_wait_ends_before_the_run_ends_the_replica() -> None:
     """So that what it waited for is in the error."""
-    assert Limits().startup_s > MOST_OUTAGE_S and Limits().answer_s >= MOST_S
+    assert Limits().quiet_s > PATIENCE_S and Limits().answer_s >= MOST_S
 
 
 def test_video_is_refused_where_times_would_be_lost(fake: Any, prompt: str) -> None:

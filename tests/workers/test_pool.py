@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from ray import exceptions as ray_errors
 
-from pipeline.errors import ModelError
+from pipeline.errors import ModelAway, ModelError
 from pipeline.event import WindowEvents
 from pipeline.plan import SECOND_US, Sampling, Window, Windowing
 from pipeline.video import Video
 from tests.workers.pools import Clock, FakeReplica, up, without_ray
 from workers import ends
 from workers.ends import MAX_DEADLY_VIDEOS
-from workers.pool import Pool
+from workers.pool import Outcome, Pool
 from workers.schedule import Schedule
 from workers.work import Batch, Decoded, Parcel, Waiting, Watched
 
@@ -153,3 +153,67 @@ def test_replicas_that_die_over_whatever_they_are_given_end_the_run(clock: Clock
     with pytest.raises(ModelError, match="died in a row without answering a window; the last: its process died"):
         run.play()
     assert len(run.finished) == MAX_DEADLY_VIDEOS - 1
+
+
+class _Served:
+    """A model that a server has: `away` while it is down."""
+
+    def __init__(self) -> None:
+        self.away = False
+
+    def load(self) -> list[str]:
+        self._ask()
+        return ["node"]
+
+    def answer(self, windows: list[Window]) -> list[WindowEvents]:
+        self._ask()
+        return _answer(windows)
+
+    def _ask(self) -> None:
+        if self.away:
+            raise ray_errors.RayTaskError("watch", "", ModelAway("http://x: cannot be reached", 60.0))
+
+
+def test_a_served_model_that_is_away_is_waited_for_and_nobody_is_to_blame(clock: Clock) -> None:
+    served, told = _Served(), list[str]()
+    pool = _pool(served.load, 1, served.answer, tell=lambda kind, name, where, detail: told.append(kind))
+    up(pool, clock)
+    member, window = pool.next_free(), Window("v", 0, 0, 8)
+    batch = Batch(1, (Waiting(Decoded(window, (), (), 0.0, 0), object(), 0, 0, 0),))
+
+    def ask() -> Outcome:
+        pool.watch(batch)
+        outcome = pool.collect(pool.refs()[0])
+        assert outcome is not None
+        return outcome
+
+    served.away = True
+    for _ in range(5):
+        failed = ask()
+        assert failed.failure is not None and failed.failure.what == "away"
+        assert pool.free == 0 and pool.waits_for == "http://x: cannot be reached"
+        clock.now += ends.AWAY_PAUSE_S
+        assert pool.free == 1 and pool.next_free() is member
+    served.away = False
+    assert ask().events is not None and pool.waits_for == ""
+    assert pool.deaths == 0 and told == ["replica_up", "waiting"]
+    served.away = True
+    assert ask().failure is not None
+    clock.now += 61
+    with pytest.raises(ModelError, match=r"cannot be reached; it stayed so for more than 60 s"):
+        ask()
+
+
+def test_a_replica_that_starts_while_the_server_is_away_is_started_again(clock: Clock) -> None:
+    served = _Served()
+    served.away = True
+    pool = _pool(served.load, 2, served.answer)
+    with pytest.raises(TimeoutError):
+        up(pool, clock, within_s=30)
+    assert pool.waits_for and pool.deaths == 0
+    served.away = False
+    up(pool, clock)
+    assert pool.up == 2 and pool.waits_for == ""
+    never = _pool(_loads(*[ModelAway("http://x: gone", 60.0)] * 99), 1)
+    with pytest.raises(ModelError, match="for more than 60 s"):
+        up(never, clock)
