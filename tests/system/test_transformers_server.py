@@ -1,0 +1,171 @@
+"""`transformers serve` with the bundled checkpoint: what a served model answers is what the same weights answer in this
+process to the same pictures and times, and a server that is killed and comes back costs nothing.
+
+The checkpoint learned from videos, whose frames are seen in pairs; as images it makes mistakes, the same on both sides.
+Skipped where what the server needs is not installed (the `dev` extra has it).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NEEDED = ("torch", "transformers", "openai", "fastapi", "uvicorn")
+MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"transformers serve needs {', '.join(MISSING)}")
+
+from jobs.demo.archive import Film, write_archive  # noqa: E402
+from model.bundled import FOLDER  # noqa: E402
+from model.qwen3_vl.asking import prompt_of  # noqa: E402
+from model.registry import find_model  # noqa: E402
+from pipeline.decode.windows import decode_windows  # noqa: E402
+from pipeline.errors import ModelError  # noqa: E402
+from pipeline.event import WindowEvents  # noqa: E402
+from pipeline.probe import probe  # noqa: E402
+from tests.system.serve_transformers import WANTS_PATCH, WITHOUT_VIDEOS  # noqa: E402
+
+#: From a seed that training never saw; 16 s make three windows.
+FILM = Film("unseen.mp4", "MARKET", 16, 320, 180, Fraction(25), gop=50)
+SETTINGS: dict[str, Any] = {"prompt": str(FOLDER / "world.toml"), "pictures": "png", "max_tokens": 512}
+
+
+class Server:
+    """A `transformers serve` process on loopback, which can be killed and started again at the same address."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.log = folder / "serve.log"
+        self.start()
+
+    @property
+    def spec(self) -> str:
+        return f"openai:http://127.0.0.1:{self.port}/v1#{FOLDER}"
+
+    def start(self) -> None:
+        command = [
+            sys.executable, str(Path(__file__).with_name("serve_transformers.py")), "serve", str(FOLDER),
+            "--host", "127.0.0.1", "--port", str(self.port), "--device", "cpu", "--dtype", "float32",
+        ]  # fmt: skip
+        own = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(self.log.parent), "OMP_NUM_THREADS": "1"}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | own)
+
+    def wait(self) -> None:
+        until = time.monotonic() + 300
+        while time.monotonic() < until and self.process.poll() is None:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5):
+                    return
+            except OSError:
+                time.sleep(0.1)
+        raise AssertionError(f"transformers serve did not come up: {self.log.read_text()[-2000:]}")
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    running = Server(tmp_path_factory.mktemp("serve"))
+    try:
+        yield running
+    finally:
+        running.kill()
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    folder = tmp_path_factory.mktemp("archive")
+    write_archive(folder, seed=900_777, films=[FILM])
+    path = folder / FILM.file
+    video = probe(str(path), path.stat().st_size, FILM.file, (str(path),))
+    profile = find_model("bundled").profile({})
+    count = profile.windowing.count(video.duration_us)
+    those = [profile.windowing.window(FILM.file, i, video.duration_us) for i in range(count)]
+    return list(decode_windows(video, those, profile.sampling))
+
+
+@pytest.fixture(scope="module")
+def in_process(windows: list[Any], server: Server) -> list[str]:
+    """What transformers' own model and processor answer here, while the server comes up."""
+    import torch
+    from PIL import Image
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers.models.qwen3_vl import Qwen3VLProcessor
+
+    prompt, system_text = prompt_of(SETTINGS["prompt"])
+    with pytest.MonkeyPatch.context() as patch:
+        if WANTS_PATCH:
+            patch.setattr(Qwen3VLProcessor, "get_attributes", WITHOUT_VIDEOS)
+        processor = AutoProcessor.from_pretrained(FOLDER)
+    model = AutoModelForImageTextToText.from_pretrained(FOLDER, dtype=torch.float32).eval()
+    answers = []
+    for window, frames in windows:
+        content: list[dict[str, Any]] = []
+        for time_us, pixels in zip(frames.time_us, frames.pixels, strict=True):
+            content.append({"type": "text", "text": f"<{max(0, time_us - window.start_us) / 1e6:.1f} seconds>"})
+            content.append({"type": "image", "image": Image.fromarray(pixels)})
+        content.append({"type": "text", "text": prompt.user})
+        system = {"role": "system", "content": [{"type": "text", "text": system_text}]}
+        given = processor.apply_chat_template(
+            [system, {"role": "user", "content": content}],
+            add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+        )  # fmt: skip
+        with torch.inference_mode():
+            said = model.generate(**given, do_sample=False, max_new_tokens=SETTINGS["max_tokens"])
+        answers.append(processor.decode(said[0, given["input_ids"].shape[1] :], skip_special_tokens=True))
+    return answers
+
+
+def test_it_answers_what_the_model_answers_in_process_and_survives_kill_9(
+    server: Server, windows: list[Any], in_process: list[str]
+) -> None:
+    server.wait()
+    factory: Any = find_model(server.spec)
+    identity = factory.profile(SETTINGS).identity
+    assert identity.settings["server"]["dialect"] == "transformers" and identity.settings["frames"] == "images"
+    model = factory.load(SETTINGS)
+    answers = model.watch(windows)
+    assert [answer.window for answer in answers] == [window for window, _ in windows]
+    assert [answer.answer for answer in answers] == in_process and len(set(in_process)) == len(windows)
+    assert sum(len(answer.events) for answer in answers) > 2
+    for answer in answers:
+        assert all(0 <= event.start_us <= event.end_us <= 8_000_000 for event in answer.events)
+
+    before, until = model.report()["requests"], time.monotonic() + 300
+
+    def patiently() -> list[WindowEvents]:
+        while True:
+            try:
+                return list(model.watch(windows))
+            except ModelError:  # that it is away: the run sends the same windows again
+                if time.monotonic() > until:
+                    raise
+
+    with ThreadPoolExecutor(1) as other:
+        asking = other.submit(patiently)
+        while model.report()["requests"] == before:
+            time.sleep(0.01)
+        server.kill()
+        server.start()
+        found = asking.result(300)
+    assert [answer.answer for answer in found] == in_process
+    assert model.report()["retries"] > 0
+    assert find_model(server.spec).profile(SETTINGS).identity == identity  # nothing is watched again
+    model.close()
