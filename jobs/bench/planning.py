@@ -28,15 +28,15 @@ from workers.work import Decoded, Parcel
 WINDOWS = 100  # of each video
 
 
-def plan(videos: int) -> dict[str, float]:
-    """Put `videos` videos through the schedule."""
+def plan(videos: int, of_each: int = WINDOWS) -> dict[str, float]:
+    """Put `videos` videos of `of_each` windows through the schedule."""
     schedule = Schedule(
         Sampling(fps=Fraction(1, WINDOW_S), short_side=None),
         Windowing(WINDOW_S * SECOND_US, 0),
         budget_bytes=1 << 30,
         decoders=16,
     )
-    names, seen = sources(videos, WINDOWS * WINDOW_S), set()
+    names, seen = sources(videos, of_each * WINDOW_S), set()
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     done = windows = 0
     more = True
@@ -66,7 +66,7 @@ def plan(videos: int) -> dict[str, float]:
         for watched in schedule.finished():
             result, _ = video_result(watched, ("name",), "run", "config", {})
             done, windows = done + 1, windows + len(result.windows)
-    assert done == videos and windows == videos * WINDOWS
+    assert done == videos and windows == videos * of_each
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     return {
         "videos": videos,
