@@ -132,6 +132,8 @@ def _errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 400:  # FastAPI's word for a body that is no text at all
+            return Problem(422, "bad_value", "the body cannot be read: it should be JSON in UTF-8").reply()
         code = {404: "not_found", 405: "method"}.get(error.status_code, "http")
         message = {404: "there is nothing at this address; /docs.html lists what there is"}.get(
             error.status_code, str(error.detail)

@@ -6,9 +6,11 @@ memory, and made again when the log has grown, but never more than a tenth of th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +99,11 @@ class Facts:
     overview: dict[str, Any]
 
     def rows(self, sql: str, parameters: Any = None) -> list[dict[str, Any]]:
+        """Raises LogError where a file of the log is gone or damaged since."""
+        with _told(self.overview["log"]):
+            return self._rows(sql, parameters)
+
+    def _rows(self, sql: str, parameters: Any) -> list[dict[str, Any]]:
         cursor = self.connection.cursor()
         try:
             for name, schema in self.registered.items():  # which a cursor does not inherit
@@ -104,6 +111,16 @@ class Facts:
             return _rows(cursor, sql, parameters)
         finally:
             cursor.close()
+
+
+@contextlib.contextmanager
+def _told(uri: str) -> Iterator[None]:
+    """DuckDB's errors as a LogError."""
+    try:
+        yield
+    except duckdb.Error as error:
+        said = " ".join(str(error).split())[:300]
+        raise LogError(f"{uri}: {said}; `secondsight log LOG --check` looks for damage") from error
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Any = None) -> list[dict[str, Any]]:
@@ -193,7 +210,7 @@ class Archive:
     def _made(self) -> Facts:
         began = time.monotonic()
         snapshot = self._log.snapshot()
-        try:
+        with _told(self.uri):
             connection = connect(snapshot)
             connection.execute(CATALOG)
             connection.execute(RUNS)
@@ -209,9 +226,6 @@ class Archive:
                 "density": self._density(connection, totals, [k["kind"] for k in kinds]),
                 "as_of_us": time.time_ns() // 1000,
             }
-        except duckdb.Error as error:
-            said = " ".join(str(error).split())[:300]
-            raise LogError(f"{self.uri}: {said}; `secondsight log LOG --check` looks for damage") from error
         registered = {(f"_{name}" if snapshot.files(name) else name): schema for name, schema in RECORDS.items()}
         return Facts(snapshot.version, time.time(), time.monotonic() - began, connection, registered, overview)
 
@@ -235,14 +249,19 @@ class Archive:
         return {**row, **{key: as_object(row[key]) for key in ("config", "host", "forecast", "totals")}}
 
     def roots(self) -> tuple[str, ...]:
-        """Where the runs were told to look for videos: the roots below which videos may be shown by default."""
-        found: dict[str, None] = {}
-        for row in self.facts().rows("select host from run_list"):
-            archive = as_object(row["host"]).get("archive")
-            for name in archive if isinstance(archive, list) else ():
-                if isinstance(name, str) and not name.startswith("@"):
-                    found[_static(name)] = None
-        return tuple(found)
+        """Where the runs were told to look for videos."""
+        return given(row["host"] for row in self.facts().rows("select host from run_list"))
+
+
+def given(hosts: Iterable[str | None]) -> tuple[str, ...]:
+    """The folders and prefixes that runs were given, by their `host` columns."""
+    found: dict[str, None] = {}
+    for host in hosts:
+        archive = as_object(host).get("archive")
+        for name in archive if isinstance(archive, list) else ():
+            if isinstance(name, str) and not name.startswith("@"):
+                found[_static(name)] = None
+    return tuple(found)
 
 
 def _static(name: str) -> str:

@@ -11,7 +11,7 @@ import webbrowser
 from typing import Any
 
 from jobs.serve.settings import LOOPBACK, Settings, checked_token
-from pipeline.errors import UsageError
+from pipeline.errors import SecondsightError, UsageError
 
 DESCRIPTION = """\
 Serve an event log: a web page to look at the archive, its videos and what happens in them, and the HTTP API under it.
@@ -20,9 +20,11 @@ Serve an event log: a web page to look at the archive, its videos and what happe
   secondsight serve LOG --host 0.0.0.0         for others too: prints an address with a token, which they need
   secondsight serve s3://bucket/log --root s3://bucket/archive
 
-Only reads, also a log that a run is still writing. Videos are shown where the log names them and they lie below a
-root: by default, what the log's runs were given. The API is described at /docs.html; $SECONDSIGHT_TOKEN is the token
-where it is set. Anybody who has it can see all of the log and its videos; put TLS in front where others listen."""
+Only reads, also a log that a run is still writing. Videos are shown where the log names them, they lie below a root and
+hold what was watched. The roots are, by default, what the log's runs were given (but no folder of the system, no whole
+home folder and no hidden one: those only by --root); they are printed at the start. The API is described at /docs.html;
+$SECONDSIGHT_TOKEN is the token where it is set. Anybody who has it can see all of the log and its videos; put TLS in
+front where others listen."""
 
 PORT = 8017
 
@@ -106,9 +108,30 @@ def _run(config: Any, args: argparse.Namespace, token: str | None) -> int:
     # What follows the # stays in the browser: it is in no request and no log.
     whole = address if token is None else f"{address}#token={token}"
     print(f"Secondsight serves {args.log} at {whole}  (Ctrl-C ends it)", flush=True)
+    if not args.root:
+        _print_roots(args.log)
     if token is None and args.host not in LOOPBACK:
         print("anybody who can reach this address can see the log and its videos", file=sys.stderr)
     if args.open:
         webbrowser.open(whole)
     uvicorn.Server(config).run([listening])
     return 0
+
+
+def _print_roots(log: str) -> None:
+    """Where videos are shown because the log says so: who serves a log from elsewhere should see it."""
+    from jobs.serve.archive import given
+    from jobs.serve.rooted import doubtful
+    from pipeline.log import EventLog
+    from pipeline.log.sql import select
+
+    try:
+        hosts = select(EventLog.open(log).snapshot(), "select host from runs").column("host").to_pylist()
+    except SecondsightError as error:  # the page says it, too
+        print(f"secondsight: {error}", file=sys.stderr, flush=True)
+        return
+    roots = given(hosts)
+    shown = ", ".join(root for root in roots if not doubtful(root)) or "no folder"
+    print(f"It shows videos below {shown} (what the log's runs were given; --root names others)", flush=True)
+    for root in filter(doubtful, roots):
+        print(f"and none below {root}, which a log may not choose: name it with --root if that is meant", flush=True)

@@ -13,10 +13,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from jobs.serve.media import said, shown
-from jobs.serve.reply import Problem
+from jobs.serve.media import said
+from jobs.serve.shown import check_inside, shown
 from jobs.serve.site import Site, SiteOf, VideoPath
-from pipeline.clock import format_time
 from pipeline.plan import SECOND_US
 from pipeline.storage import local_path
 
@@ -37,9 +36,7 @@ async def segment(
     """Four seconds of the video as H.264 and AAC, for browsers that cannot decode it (Media Source Extensions)."""
     entry, uri = await site.ask(lambda: shown(site, video))
     start_us = n * SEGMENT_US
-    if entry.duration_us is not None and start_us >= entry.duration_us:
-        length = format_time(entry.duration_us)
-        raise Problem(422, "beyond_end", f"{uri} is {length} long: there is nothing at {format_time(start_us)}")
+    check_inside(entry, uri, start_us)
     key = entry.video_id, n
     found = site.segments.known(key)
     if found is None:

@@ -36,15 +36,17 @@ class Holding(Generic[T]):
                 found = self.known(key)
                 if found is None:
                     found = make()
-                    self._hold(key, found)
+                    self.hold(key, found)
                 return found
         finally:
             with self._lock:
                 if self._making.get(key) is making and not making.locked():
                     del self._making[key]
 
-    def _hold(self, key: Hashable, thing: T) -> None:
+    def hold(self, key: Hashable, thing: T) -> None:
         with self._lock:
+            if key in self._held:
+                self._bytes -= self._size(self._held.pop(key))
             self._held[key] = thing
             self._bytes += self._size(thing)
             while self._bytes > self._most_bytes and len(self._held) > 1:

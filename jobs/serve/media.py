@@ -16,13 +16,13 @@ from starlette.responses import Response
 
 from jobs.serve.reply import Problem
 from jobs.serve.sending import TYPES, Bytes, Ranged
+from jobs.serve.shown import check_inside, shown
 from jobs.serve.site import KindList, RunId, Site, SiteOf, Time, VideoPath, answers, us
 from pipeline.clock import format_time
 from pipeline.errors import VideoError
 from pipeline.log.entry import Entry
 from pipeline.log.lookup import Filter
 from pipeline.query import as_rows
-from pipeline.redact import hidden_by
 from pipeline.storage import local_path
 
 router = APIRouter(prefix="/api/videos/{video}", tags=["pictures"])
@@ -54,31 +54,10 @@ async def still(
     entry, uri = await site.ask(lambda: shown(site, video))
     found = site.stills.known(entry.video_id, time_us, height)
     if found is None:
-        _check_inside(entry, uri, time_us)
+        check_inside(entry, uri, time_us)
         found = await site.work(lambda: site.stills.take(entry.video_id, uri, time_us, height))
     headers = {"Cache-Control": "private, max-age=86400", "X-Time-Us": str(found.time_us)}
     return Response(found.jpeg, 200, headers, "image/jpeg")
-
-
-def shown(site: Site, video: str) -> tuple[Entry, str]:
-    """A video, in any run, and the file or object that may be shown."""
-    runs = site.archive.query.runs_of(site.archive.video_id(video))
-    for entry in runs:
-        if hidden := hidden_by(site.archive.uri, entry.run_id):
-            what = ", ".join(str(one["what"]) for one in hidden)
-            raise Problem(
-                403,
-                "redacted",
-                f"run {entry.run_id} hid {what} in it from its model: no picture of it is shown here;"
-                " `secondsight frame`, `clip` and `sheet` show it redacted",
-            )
-    return runs[-1], site.rooted.first(runs[-1])
-
-
-def _check_inside(entry: Entry, uri: str, time_us: int) -> None:
-    if entry.duration_us is not None and time_us >= entry.duration_us:
-        length = format_time(entry.duration_us)
-        raise Problem(422, "beyond_end", f"{uri} is {length} long: there is nothing at {format_time(time_us)}")
 
 
 @router.head("/media", include_in_schema=False)
@@ -97,7 +76,7 @@ async def media(
         raise Problem(503, "busy", "too many videos are being sent: ask again in a few seconds", retry_s=5)
     try:
         if container is None:
-            what = await site.quick.run(lambda: _original(site, entry, uri), discard=Bytes.close)
+            what = await site.quick.run(lambda: _original(site, uri), discard=Bytes.close)
             kind = TYPES.get(uri.rsplit(".", 1)[-1].lower(), "application/octet-stream")
         else:
             what = Bytes.of_handle(await site.cutter.run(lambda: _remuxed(site, entry, uri), discard=os.close))
@@ -113,15 +92,8 @@ async def media(
         raise
 
 
-def _original(site: Site, entry: Entry, uri: str) -> Bytes:
-    what = Bytes.of_handle(site.rooted.open(uri)) if local_path(uri) is not None else Bytes.of_object(uri)
-    size = site.sizes(entry.video_id)
-    if size is not None and size != what.size:
-        what.close()
-        raise Problem(
-            409, "video_changed", f"{uri} is not the file that was watched ({what.size} bytes, not {size}): run again"
-        )
-    return what
+def _original(site: Site, uri: str) -> Bytes:
+    return Bytes.of_handle(site.rooted.open(uri)) if local_path(uri) is not None else Bytes.of_object(uri)
 
 
 def _remuxed(site: Site, entry: Entry, uri: str) -> int:
@@ -142,7 +114,7 @@ async def clip(request: Request, site: SiteOf, video: VideoPath, start: Time, en
     if end_us - start_us > site.limits.clip_s * 1e6:
         raise Problem(422, "too_long", f"a clip of more than {site.limits.clip_s:g} s: take the video itself")
     entry, uri = await site.ask(lambda: shown(site, video))
-    _check_inside(entry, uri, start_us)
+    check_inside(entry, uri, start_us)
 
     over = threading.Event()
 

@@ -1,6 +1,8 @@
 """Which files may be shown: those that the log names, where they lie below an allowed root.
 
-Who writes a log chooses what it names, so a name alone opens nothing: `/etc/shadow` in a log stays where it is.
+Without --root the roots are what the log's own runs were given, so who writes a log chooses them: a log from elsewhere
+is believed about ordinary folders only, not about the system's, a whole home folder or hidden ones (`doubtful`). And
+no file is shown that is not the content which the log tells of (contents.py).
 """
 
 from __future__ import annotations
@@ -15,31 +17,54 @@ from jobs.serve.reply import Problem
 from pipeline.log.entry import Entry
 from pipeline.storage import local_path
 
+#: Folders that nobody keeps an archive in, with all below them.
+SYSTEM = (
+    "/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/root", "/run", "/sbin", "/snap",
+    "/sys", "/usr", "/var",
+)  # fmt: skip
+
+#: Folders of home folders.
+HOMES = ("/home", "/Users")
+
+
+def doubtful(root: str) -> bool:
+    """Whether a root is one that a person has to name, and no log."""
+    path = local_path(root)
+    if path is None:
+        return False
+    real, home = os.path.realpath(path), os.path.realpath(os.path.expanduser("~"))
+    if _below(home, (real,)) or real in HOMES or os.path.dirname(real) in HOMES:
+        return True
+    if any(part.startswith(".") for part in real.split("/")):
+        return True
+    if home != "/" and _below(real, (home,)):
+        return False
+    return _below(real, SYSTEM)
+
 
 class Rooted:
     def __init__(self, roots: Sequence[str] | None, default: Callable[[], Sequence[str]]) -> None:
-        """`roots`: folders and object-store prefixes; None: what `default` says, asked again while it says nothing."""
+        """`roots`: folders and object-store prefixes; None: what `default` says now and is not doubtful."""
         self._given, self._default = roots, default
 
     @property
     def roots(self) -> tuple[str, ...]:
-        return self._checked if self._given is not None else _whole(self._default())
+        if self._given is not None:
+            return self._checked
+        return _whole([root for root in self._default() if root and not doubtful(root)])
 
     @cached_property
     def _checked(self) -> tuple[str, ...]:
         return _whole(self._given or ())
 
-    def first(self, entry: Entry) -> str:
-        """The first of a video's names that may be shown and is there. Raises Problem 403 or 410."""
-        roots, gone = self.roots, None
-        for uri in entry.uris:
-            if _allowed(uri, roots):
-                path = local_path(uri)
-                if path is None or os.path.exists(path):
-                    return uri
-                gone = uri
-        if gone is not None:
-            raise Problem(410, "video_vanished", f"{gone}: the file is gone; its events stay")
+    def names(self, entry: Entry) -> list[str]:
+        """Those of a video's names that may be shown and are there. Raises Problem 403 or 410: none."""
+        allowed = [uri for uri in entry.uris if _allowed(uri, self.roots)]
+        there = [uri for uri in allowed if (path := local_path(uri)) is None or os.path.exists(path)]
+        if there:
+            return there
+        if allowed:
+            raise Problem(410, "video_vanished", f"{allowed[0]}: the file is gone; its events stay")
         name = entry.uris[0] if entry.uris else entry.video_id
         raise Problem(
             403,

@@ -12,6 +12,7 @@ from fastapi import Depends, Path, Query, Request
 
 from jobs.serve import shapes
 from jobs.serve.archive import Archive
+from jobs.serve.contents import Contents
 from jobs.serve.finding import Finding
 from jobs.serve.holding import Holding
 from jobs.serve.looking import Looking
@@ -39,6 +40,7 @@ class Site:
         self.finding = Finding(self.archive, settings.model)
         self.looking = Looking(self.archive, settings.watcher)
         self.rooted = Rooted(settings.roots, self.archive.roots)
+        self.contents = Contents(self.rooted)
         self.quick = Pool("quick", self.limits.quick_threads, 4 * self.limits.waiting, self.limits.quick_s)
         self.heavy = Pool("heavy", self.limits.heavy_threads, self.limits.waiting, self.limits.heavy_s)
         self.cutter = Pool("cut", self.limits.cut_threads, self.limits.waiting, self.limits.heavy_s)

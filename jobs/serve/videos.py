@@ -12,8 +12,10 @@ from jobs.serve import shapes
 from jobs.serve.archive import Facts
 from jobs.serve.encoding import SEGMENT_US
 from jobs.serve.reply import Problem, reply
+from jobs.serve.shown import shown
 from jobs.serve.site import Cursor, KindList, Rows, RunId, Site, SiteOf, VideoPath, answers
 from pipeline.clips.segment import CODECS
+from pipeline.errors import VideoError
 from pipeline.log.lookup import Filter
 from pipeline.query import Match
 from pipeline.query.spans import density
@@ -162,12 +164,9 @@ def _play(site: Site, row: dict[str, Any]) -> dict[str, Any]:
     """How a browser gets its pictures."""
     path = f"/api/videos/{row['video_id']}/media"
     try:
-        uri = site.rooted.first(site.archive.query.runs_of(row["video_id"])[-1])
-    except Problem as problem:
-        return {"how": "none", "url": None, "original": path, "reason": problem.message, "segments": None}
-    except IndexError:
-        reason = "no run has put it into the log"
-        return {"how": "none", "url": None, "original": path, "reason": reason, "segments": None}
+        _, uri = shown(site, row["video_id"])
+    except (Problem, VideoError) as error:
+        return {"how": "none", "url": None, "original": path, "reason": str(error), "segments": None}
     segments = {"url": f"/api/videos/{row['video_id']}/segment", "length_us": SEGMENT_US, "codecs": list(CODECS)}
     how: dict[str, Any] = {"original": path, "reason": None, "segments": segments}
     suffix, codec = uri.rsplit(".", 1)[-1].lower(), (row["codec"] or "").lower()

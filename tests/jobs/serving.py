@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.event import Event
+from pipeline.fingerprint import fingerprint
 from pipeline.log import EventLog, RunRecord, VideoResult, WindowRecord
 from pipeline.plan import Window
+from pipeline.video import Source
 
 S = 1_000_000
 
@@ -45,8 +46,8 @@ def make_served(folder: Path, make_clip: Callable[..., Path]) -> Served:
     """Two clips and one that could not be watched, in two runs, of which the newer one has done the first clip only."""
     archive, log = folder / "archive", folder / "log"
     clips = [make_clip(archive / "harbour.mp4", seed=1), make_clip(archive / "day 2" / "night bus.mp4", seed=2)]
-    ids = {path.name: hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() for path in clips}
-    ids["broken.mp4"] = hashlib.blake2b(b"broken", digest_size=16).hexdigest()
+    ids = {path.name: fingerprint(Source(str(path), path.stat().st_size)) for path in clips}
+    ids["broken.mp4"] = "b" * 32
     writer = EventLog.open(str(log), create=True)
     for number, run_id in enumerate(("run-a", "run-b")):
         host = {"node": "here", "archive": [str(archive)]}

@@ -227,13 +227,12 @@ def test_failures(client: Any) -> None:
 
 
 def test_search_and_its_pages(client: Any) -> None:
-    said = client.get("/api/search", params={"q": "red circle", "run": "run-a"}).json()
+    where = {"q": "red circle", "run": "run-a", "video": "harbour.mp4"}
+    said = client.get("/api/search", params=where).json()
     assert [h["event"]["text"] for h in said["hits"]][:2] == ["a red circle appears", "a red circle leaves"]
     assert said["hits"][0]["found_by"]
-    one = client.get("/api/search", params={"q": "red circle", "run": "run-a", "limit": 1}).json()
-    two = client.get(
-        "/api/search", params={"q": "red circle", "run": "run-a", "limit": 1, "cursor": one["next"]}
-    ).json()
+    one = client.get("/api/search", params=where | {"limit": 1}).json()
+    two = client.get("/api/search", params=where | {"limit": 1, "cursor": one["next"]}).json()
     assert [one["hits"][0], two["hits"][0]] == said["hits"][:2]
     found = client.get(
         "/api/search", params={"q": "circle", "run": "run-a", "video": "harbour.mp4", "start": "5"}

@@ -99,6 +99,8 @@ def command(served: Served) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     assert process.stdout is not None
     line = process.stdout.readline()
     assert "serves" in line and "http://127.0.0.1:" in line and "token" not in line
+    roots = process.stdout.readline()
+    assert f"below {served.archive} " in roots and "--root" in roots
     yield line.split(" at ")[1].split()[0], process
     process.send_signal(signal.SIGINT)
     process.wait(30)
@@ -153,6 +155,23 @@ def test_mistakes_in_one_line(tmp_path: Path, served: Served, capsys: pytest.Cap
         assert main(["serve", str(served.log), "--port", str(taken.getsockname()[1])]) == 1
     error = capsys.readouterr().err
     assert "choose another with --port" in error and "Traceback" not in error
+
+
+def test_roots_that_a_log_may_not_choose_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import uvicorn
+
+    from pipeline.log import EventLog, RunRecord
+
+    log = EventLog.open(str(tmp_path / "log"), create=True)
+    log.begin_run(RunRecord("run-a", "c", {}, "m", "w", "0", {"archive": ["/etc", "/srv/films"]}, 10**15))
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: None)
+    assert main(["serve", log.uri, "--port", "0"]) == 0
+    said = capsys.readouterr().out
+    assert "below /srv/films (" in said and "none below /etc," in said
+    assert main(["serve", log.uri, "--port", "0", "--root", "/etc"]) == 0
+    assert "below" not in capsys.readouterr().out
 
 
 def test_others_need_a_token(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Iterator
 from fractions import Fraction
@@ -15,8 +14,10 @@ import pytest
 
 from pipeline.clips.segment import segment
 from pipeline.errors import UsageError
+from pipeline.fingerprint import fingerprint
 from pipeline.log import EventLog, RunRecord, VideoResult
 from pipeline.stills import opened
+from pipeline.video import Source
 from tests.jobs.serving import S, event
 from tests.jobs.test_serve_page import TOKEN, browser, served_at  # noqa: F401
 
@@ -145,7 +146,7 @@ def address(clips: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
         video = opened(str(path))
         results.append(
             VideoResult(
-                hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest(),
+                fingerprint(Source(str(path), path.stat().st_size)),
                 "run-a",
                 "c0",
                 (str(path),),

@@ -90,6 +90,8 @@ def test_bodies_that_do_not_say_how_long_they_are(served: Served) -> None:
             assert str(most) in refused(client.post(path, content=body(4 << 20)), 413, "too_large")
             assert "content-length" not in client.post(path, content=body(1 << 10)).request.headers
             assert client.post(path, content=body(most)).status_code != 413
+        headers = {"Content-Type": "application/json"}
+        assert "UTF-8" in refused(client.post("/api/sql", content=b"\xd1\x92\xff", headers=headers), 422, "bad_value")
     for length in ("²", "-1", "1e3", "9" * 5000):
         assert status(create_app(Settings(str(served.log))), "/healthz", headers={"content-length": length}) == 413
 
@@ -124,6 +126,18 @@ def test_damaged_data_file_is_named_and_the_rest_answers(served: Served, tmp_pat
         assert "damaged" in message and "--check" in message
         assert client.get("/api/live").status_code == 200
         assert client.get("/healthz").json() == {"status": "ok"}
+
+
+def test_data_file_that_is_damaged_after_a_first_look(served: Served, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    shutil.copytree(served.log, log)
+    with TestClient(create_app(Settings(str(log)))) as client:
+        assert client.get("/api/overview").status_code == 200
+        for file in (log / "record=events").glob("*.parquet"):
+            os.truncate(file, 100)
+        for path in ("runs/run-a", "videos?kind=shape", "compare?left=run-a&right=run-b"):
+            assert "--check" in refused(client.get(f"/api/{path}"), 503, "log_unreadable"), path
+        assert client.get("/api/videos").status_code == 200
 
 
 def test_log_that_grows_is_seen(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

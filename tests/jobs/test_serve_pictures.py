@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -144,7 +145,7 @@ def test_a_link_out_of_the_root_is_not_followed(served: Served, tmp_path: Path, 
     rooted = Rooted((str(root),), tuple)
     entry = Entry("v", "r", "done", "", 1, 1, 1, (str(root / "harbour.mp4"),))
     with pytest.raises(Problem, match="outside"):
-        rooted.first(entry)
+        rooted.names(entry)
     with pytest.raises(Problem) as refusal:  # and if the link came after that look
         rooted.open(str(root / "harbour.mp4"))
     assert refusal.value.status == 403
@@ -156,7 +157,34 @@ def test_a_link_out_of_the_root_is_not_followed(served: Served, tmp_path: Path, 
         f"simplecache::{root}",
     ):
         with pytest.raises(Problem, match="outside"):
-            rooted.first(Entry("v", "r", "done", "", 1, 1, 1, (uri,)))
+            rooted.names(Entry("v", "r", "done", "", 1, 1, 1, (uri,)))
+
+
+def test_a_log_may_not_choose_any_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jobs.serve.rooted import Rooted
+    from pipeline.log.entry import Entry
+
+    home = tmp_path / "home"
+    key = home / ".ssh" / "id_rsa"
+    key.parent.mkdir(parents=True)
+    key.write_text("secret")
+    monkeypatch.setenv("HOME", str(home))
+    (tmp_path / "films").symlink_to("/etc")
+    (home / "films").mkdir()
+    for root in (
+        "/", "//", "file:///", "/etc", "/etc/ssh", "/proc/self", "/usr/share/x", "/var/lib", "/root/x", "/home/",
+        "/home/other", str(home), f"{home}/films/..", str(tmp_path), str(key.parent), str(key), str(tmp_path / "films"),
+    ):  # fmt: skip
+        rooted = Rooted(None, lambda root=root: (root,))  # type: ignore[misc]
+        assert rooted.roots == (), root
+        for uri in (str(key), "/etc/passwd"):
+            with pytest.raises(Problem, match="outside"):
+                rooted.names(Entry("v", "r", "done", "", 1, 1, 1, (uri,)))
+            with pytest.raises(Problem, match="below"):
+                rooted.open(uri)
+    for root in (str(home / "films"), "/srv/films", "/home/other/films", "s3://bucket/films"):
+        assert Rooted(None, lambda root=root: (root,)).roots == (root,)  # type: ignore[misc]
+    assert Rooted(("/",), tuple).names(Entry("v", "r", "done", "", 1, 1, 1, ("/etc/passwd",))) == ["/etc/passwd"]
 
 
 def test_object_store_roots() -> None:
@@ -181,13 +209,63 @@ def test_a_file_that_changed_or_went(served: Served, tmp_path: Path) -> None:
             assert "is gone" in refused(client.get("/api/videos/harbour.mp4/media"), 410)
             served.archive.mkdir()
             (served.archive / "harbour.mp4").write_bytes(b"something else")
-            assert "not the file that was watched" in refused(client.get("/api/videos/harbour.mp4/media"), 409)
+            refused(client.get("/api/videos/harbour.mp4/media"), 409, "video_changed")
             (served.archive / "harbour.mp4").unlink()
             os.mkfifo(served.archive / "harbour.mp4")
             refused(client.get("/api/videos/harbour.mp4/media"), 403)  # and does not hang
         finally:
             shutil.rmtree(served.archive)
             os.rename(moved, served.archive)
+
+
+PICTURES = ("media", "media?container=mp4", "still?t=1", "clip?start=1&end=2", "sheet?columns=1&rows=1", "segment?n=0")
+
+
+def test_another_film_of_the_same_size_is_no_evidence(served: Served, tmp_path: Path) -> None:
+    film = served.archive / "harbour.mp4"
+    kept, times = film.read_bytes(), (film.stat().st_atime_ns, film.stat().st_mtime_ns)
+    with TestClient(create_app(Settings(str(served.log)))) as client:
+        for path in PICTURES:
+            assert client.get(f"/api/videos/harbour.mp4/{path}").status_code == 200, path
+        try:
+            film.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+            os.utime(film, ns=times)  # copied with its time, as rsync does
+            for path in PICTURES:
+                refused(client.get(f"/api/videos/harbour.mp4/{path}"), 409, "video_changed")
+            said = client.get("/api/videos/harbour.mp4").json()["play"]
+            assert said["how"] == "none" and "not the content" in said["reason"]
+            assert "<image" not in client.get("/api/videos/harbour.mp4/plot?run=run-a").text
+        finally:
+            film.write_bytes(kept)
+        for path in PICTURES:
+            assert client.get(f"/api/videos/harbour.mp4/{path}").status_code == 200, path
+
+
+def test_contents_are_read_once(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jobs.serve import contents
+    from pipeline.fingerprint import fingerprint
+
+    read: list[str] = []
+    monkeypatch.setattr(contents, "fingerprint", lambda source: read.append(source.uri) or fingerprint(source))
+    with TestClient(create_app(Settings(str(served.log)))) as client:
+        for path in PICTURES * 2:
+            assert client.get(f"/api/videos/harbour.mp4/{path}").status_code == 200, path
+    assert len(read) == 1
+
+
+def test_a_copy_elsewhere_stands_for_a_file_that_changed(served: Served, tmp_path: Path) -> None:
+    from pipeline.log import EventLog
+    from tests.pipeline.logs import run_record, video_result
+
+    good, bad = tmp_path / "b.mp4", tmp_path / "a.mp4"
+    shutil.copy(served.archive / "harbour.mp4", good)
+    bad.write_bytes(b"something else")
+    log = EventLog.open(str(tmp_path / "log"), create=True)
+    log.begin_run(run_record())
+    result = video_result("a.mp4", duration_us=6 * S)
+    log.commit([dataclasses.replace(result, video_id=served.ids["harbour.mp4"], uris=(str(bad), str(good)))])
+    with TestClient(create_app(Settings(str(tmp_path / "log"), roots=(str(tmp_path),)))) as client:
+        assert client.get("/api/videos/a.mp4/media").content == good.read_bytes()
 
 
 def test_plot(client: Any, served: Served) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,10 @@ import pytest
 from jobs.bench.s3 import s3_server
 from jobs.serve.app import create_app
 from jobs.serve.settings import LOOPBACK, Settings
+from pipeline.fingerprint import fingerprint
 from pipeline.log import EventLog, RunRecord, VideoResult
 from pipeline.stills import still
+from pipeline.video import Source
 from tests.jobs.serving import FIRST, S
 
 TestClient = pytest.importorskip("fastapi.testclient").TestClient
@@ -25,7 +26,7 @@ def test_log_and_videos_in_an_object_store(tmp_path: Path, make_clip: Any, monke
     monkeypatch.setenv("SECONDSIGHT_CACHE", str(tmp_path / "cache"))
     clip = make_clip(tmp_path / "harbour.mp4", seed=1)
     data = clip.read_bytes()
-    video_id = hashlib.blake2b(data, digest_size=16).hexdigest()
+    video_id = fingerprint(Source(str(clip), len(data)))
     with s3_server() as bucket:
         uri, outside, log = f"{bucket}/archive/harbour.mp4", f"{bucket}/secret/harbour.mp4", f"{bucket}/log"
         for name in (uri, outside):
