@@ -109,6 +109,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     machines.add_argument(
         "--max-replicas", type=int, metavar="N", help="ask the cluster's autoscaler for room for so many copies"
     )
+    machines.add_argument(
+        "--startup",
+        metavar="TIME",
+        help="how long the first copy may take to come up: nodes started, weights fetched (default: 15:00; 1:00:00 on a"
+        " cluster)",
+    )
     machines.add_argument("--address", help="a Ray cluster: auto, HOST:PORT (default: $RAY_ADDRESS, else this machine)")
     watching = parser.add_argument_group("to see it run (and `secondsight top LOG`, Prometheus through Ray)")
     watching.add_argument(
@@ -161,6 +167,7 @@ def _main(args: argparse.Namespace) -> int:
             redact=args.redact,
             replicas=_replicas(args.replicas),
             max_replicas=args.max_replicas,
+            startup_s=_seconds(args.startup),
             include=args.include,
             exclude=args.exclude,
             retry_failed=args.retry_failed,

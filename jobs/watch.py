@@ -8,7 +8,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.configure import configure
 from pipeline.errors import LogError, SecondsightError, UsageError
+from workers.settings import Limits
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
     from pipeline.live import State
     from pipeline.log import EventLog
-    from workers.flow import Limits, Progress
+    from workers.flow import Progress
     from workers.shares import Shares
 
 
@@ -71,6 +72,7 @@ def run(
     redact: str | None = None,
     replicas: int | None = None,
     max_replicas: int | None = None,
+    startup_s: float | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     retry_failed: bool = False,
@@ -86,10 +88,11 @@ def run(
 
     `settings` go to the model, and so do `ranks`, `prompt`, `precision` and `expert_placement` (of a Qwen3-VL).
     `replicas`: None for as many as fit, also when nodes come and go; `max_replicas`: no more than these, and the
-    cluster's autoscaler is asked for room for them. `address`: of a Ray cluster; by default $RAY_ADDRESS, else one is
-    started here for this run. `on_start` is called with lines for the user before the work begins, `on_progress` about
-    ten times a second while it runs. `trace`: where the spans of each window go ("otlp", a URL, a file); `journal`:
-    JSON lines about the run on standard error. `forecast`: what was forecast of it (jobs/forecast.py), for its row.
+    cluster's autoscaler is asked for room for them; `startup_s`: how long none may be up. `address`: of a Ray cluster;
+    by default $RAY_ADDRESS, else one is started here for this run. `on_start` is called with lines for the user before
+    the work begins, `on_progress` about ten times a second while it runs. `trace`: where the spans of each window go
+    ("otlp", a URL, a file); `journal`: JSON lines about the run on standard error. `forecast`: what was forecast of it
+    (jobs/forecast.py), for its row.
 
     Raises UsageError for a call that cannot be meant, ModelError and LogError where model or log cannot be used;
     what is finished by then is in the log, and so it is after KeyboardInterrupt.
@@ -110,6 +113,10 @@ def run(
         settings["fps"] = str(config.sampling.fps / profile.fps_multiple)
     if replicas is not None and replicas < 1:
         raise UsageError(f"--replicas {replicas}: must be at least 1")
+    if startup_s is not None:
+        if not 0 < startup_s <= 7 * 86400:
+            raise UsageError(f"--startup {startup_s:g} s: must be above 0, and a week at most")
+        limits = replace(limits or Limits(), startup_s=startup_s)
     if max_replicas is not None and (max_replicas < 1 or replicas is not None):
         raise UsageError(f"--max-replicas {max_replicas}: must be at least 1, and goes with --replicas auto")
     sources = list_sources([archive] if isinstance(archive, str) else list(archive), include, exclude)

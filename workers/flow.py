@@ -32,6 +32,7 @@ from workers.replica import ModelChoice, start_replica
 from workers.report import FlowObserver
 from workers.report import Progress as Progress
 from workers.schedule import Schedule
+from workers.settings import CLUSTER_STARTUP_S, STARTUP_S
 from workers.settings import Limits as Limits
 from workers.settings import Tasks as Tasks
 from workers.shares import Shares
@@ -88,10 +89,11 @@ class Flow:
             batch_windows=profile.batch_windows,
             segment_us=round(limits.segment_s * SECOND_US),
         )
+        startup_s = limits.startup_s or (STARTUP_S if share_again is None else CLUSTER_STARTUP_S)
         self._pool = Pool(
-            lambda name: start_replica(name, choice, profile, shares.replica_cpus),
+            lambda name: start_replica(name, choice, profile, shares.replica_cpus, startup_s),
             shares.replicas,
-            limits.startup_s,
+            startup_s,
             shares.needs,
             batch_windows=profile.batch_windows,
             answer_s=limits.answer_s,

@@ -257,9 +257,10 @@ class _Coordinator:
 class GangReplica:
     """A model whose ranks share its experts: a `workers.replica.Replica`."""
 
-    def __init__(self, name: str, choice: Any, profile: ModelProfile, cpus: float) -> None:
+    def __init__(self, name: str, choice: Any, profile: ModelProfile, cpus: float, startup_s: float = 0.0) -> None:
         self.name = name
-        plan = GangPlan(name, choice, profile.ranks, cpus, profile.gpus, profile.batch_windows)
+        start_s = max(START_S, startup_s)
+        plan = GangPlan(name, choice, profile.ranks, cpus, profile.gpus, profile.batch_windows, start_s)
         self._places = reserve(plan)
         self._coordinator = _Coordinator.remote(plan)  # type: ignore[attr-defined]
         self._ready = self._coordinator.load.remote(self._places)

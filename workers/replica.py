@@ -137,10 +137,13 @@ class ActorReplica:
         ray.kill(self._actor, no_restart=True)
 
 
-def start_replica(name: str, choice: ModelChoice, profile: ModelProfile, cpus: float) -> Replica:
-    """Start a replica of the kind that the profile asks for. `cpus`: CPUs that each of its processes reserves."""
+def start_replica(
+    name: str, choice: ModelChoice, profile: ModelProfile, cpus: float, startup_s: float = 0.0
+) -> Replica:
+    """Start a replica of the kind that the profile asks for. `cpus`: CPUs that each of its processes reserves;
+    `startup_s`: it may take so long to come up, at least."""
     if profile.ranks > 1:
         from workers.gang import GangReplica
 
-        return GangReplica(name, choice, profile, cpus)
+        return GangReplica(name, choice, profile, cpus, startup_s)
     return ActorReplica(name, choice, profile, cpus)

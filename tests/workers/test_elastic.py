@@ -10,6 +10,7 @@ import pytest
 
 from model.interface import ModelIdentity, ModelProfile
 from pipeline.config import RunConfig
+from pipeline.errors import ModelError
 from pipeline.video import Source, Video
 from tests.workers.pools import Clock, FakeReplica, without_ray
 from workers import counted, elastic, flow, identify
@@ -39,7 +40,8 @@ def _flow(monkeypatch: pytest.MonkeyPatch, sources: Iterable[Source] = (), **opt
     def share(resources: Any) -> Any:
         return share_out(resources, PROFILE, elastic=True)
 
-    return Flow(sources, None, "run", config, ModelChoice("test"), PROFILE, share(NODE), share_again=share, **options)  # type: ignore[arg-type]
+    given: Any = {"share_again": share, **options}
+    return Flow(sources, None, "run", config, ModelChoice("test"), PROFILE, share(NODE), **given)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("frames_bytes", [None, 5 << 20])
@@ -164,6 +166,30 @@ def test_what_the_models_count_is_seen_while_they_work(monkeypatch: pytest.Monke
     clock.now += counted.ASK_S
     assert look() == {"routing": {"tokens": [[6, 8]]}}, "what it counted was counted"
     assert run._pool.report() == {"routing": {"tokens": [[6, 8]]}}
+
+
+@pytest.mark.parametrize(
+    ("startup_s", "cluster", "granted"), [(None, True, 3600.0), (None, False, 900.0), (7200.0, True, 7200.0)]
+)
+def test_replicas_have_time_to_come_up(
+    startup_s: float | None, cluster: bool, granted: float, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    """On a cluster nodes may have to be started and weights fetched; a gang is given no less than the run."""
+    seen: list[float] = []
+
+    def start(name: str, choice: Any, profile: Any, cpus: float, startup_s: float) -> FakeReplica:
+        seen.append(startup_s)
+        return FakeReplica(name, lambda: ["node-0"], lambda windows: [])
+
+    monkeypatch.setattr(flow, "start_replica", start)
+    run = _flow(monkeypatch, limits=Limits(startup_s=startup_s), **({} if cluster else {"share_again": None}))
+    run._pool.pump()
+    clock.now += granted - 1
+    run._pool.pump()
+    assert seen == [granted]
+    clock.now += 2
+    with pytest.raises(ModelError, match=f"no replica came up within {granted:.0f} s"):
+        run._pool.pump()
 
 
 def test_a_task_that_hangs_over_many_names_is_ended_after_the_time_of_one(

@@ -426,6 +426,7 @@ def test_calls_that_cannot_be_meant_are_refused_before_ray_starts(archive: Path,
         ({"short_side": 1}, "--short-side"),
         ({"tolerance_s": -1}, "--tolerance"),
         ({"replicas": 0}, "--replicas"),
+        ({"startup_s": 0}, "--startup"),
     ):
         with pytest.raises(UsageError, match=said):
             _run(archive, log, **options)  # type: ignore[arg-type]
