@@ -83,7 +83,7 @@ class ChatClient:
         self._most = most_characters
         self._slots = Slots(in_flight)
         self._resume = 0.0  # the server wants to be left alone until then (monotonic)
-        self._well = time.monotonic()  # when it last answered
+        self._busy_since: float | None = None  # monotonic: it has said nothing but "not now" since then
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         connect = aiohttp.TCPConnector(limit=0)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.limits.connect_s)
@@ -108,7 +108,8 @@ class ChatClient:
                 try:
                     reply = await self._once(data)
                 except _Busy as busy:
-                    self._give_up_after(str(busy), max(began, self._well), busy.after_s)
+                    self._busy_since = self._busy_since or time.monotonic()
+                    self._give_up_after(str(busy), max(began, self._busy_since), busy.after_s)
                     after_s = busy.after_s
                 except _Fault as fault:
                     after_s, failures = None, failures + 1
@@ -117,7 +118,7 @@ class ChatClient:
                     if failures >= self.limits.attempts:
                         raise Failed(f"{self.address.base}: {fault} ({failures} times)") from None
                 else:
-                    self._well = time.monotonic()
+                    self._busy_since = None
                     self._slots.answered()
                     return reply
             tries += 1

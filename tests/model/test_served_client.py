@@ -83,6 +83,19 @@ def test_busy_means_later_and_retry_after_is_honoured_by_all(fake: Any) -> None:
     assert len(fake.came) == 1, "it said when, and that is too late"
 
 
+def test_a_slow_server_that_says_not_now_once_is_not_gone(fake: Any) -> None:
+    """What counts is since when it says nothing else, not when it answered last."""
+
+    async def slow() -> Any:
+        await asyncio.sleep(0.5)
+        for data in chunks():
+            yield data
+
+    fake.plan, fake.work_s = [slow, (503, {}, ""), chunks()], 0.6
+    replies, counts = ask(fake.url, count=2, limits=replace(QUICK, outage_s=0.5, first_s=20, total_s=20))
+    assert [getattr(reply, "text", reply) for reply in replies] == [ANSWER] * 2 and counts.retries == 1
+
+
 @pytest.mark.parametrize("said", ["0", "Sat, 21 Nov 2020 10:00:30 GMT"])
 def test_retry_after_that_names_no_time_to_come_is_still_waited_after(fake: Any, said: str) -> None:
     fake.plan = [(503, {"Retry-After": said}, "{}")]
