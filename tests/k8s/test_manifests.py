@@ -126,6 +126,7 @@ def test_clusters_grow_want_a_token_and_survive_their_head(folder: str, thing: d
     assert cluster["enableInTreeAutoscaling"] is True and cluster["autoscalerOptions"]["version"] == "v2"
     assert cluster["authOptions"] == {"mode": "token", "secretName": "secondsight-ray"}
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    assert f"\nray=={cluster['rayVersion']}\n" in (K8S.parent / "constraints.txt").read_text()  # what the image has
     if thing["kind"] == "RayJob":  # its driver dies with its head, and a new one goes on where the log is
         assert thing["spec"]["backoffLimit"] > 0 and thing["spec"]["shutdownAfterJobFinishes"]
     else:
