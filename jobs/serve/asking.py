@@ -98,7 +98,7 @@ async def _spanning(
             following = cursors.pack("span", last, same, match.entry.run_id)
         return _events(match, page, following)
 
-    return reply(request, await site.ask(ask))
+    return await site.ask(lambda: reply(request, ask()))
 
 
 def _events(match: Match, rows: Sequence[dict[str, Any]], following: str | None = None) -> dict[str, Any]:
@@ -109,6 +109,10 @@ def _events(match: Match, rows: Sequence[dict[str, Any]], following: str | None 
         "events": [as_event(row, match.name) for row in rows],
         "next": following,
     }
+
+
+def _of(match: Match) -> dict[str, str]:
+    return {"video_id": match.entry.video_id, "run_id": match.entry.run_id}
 
 
 AnEvent = Annotated[str | None, Query(max_length=64, description="an event's id, in place of `t`")]
@@ -172,7 +176,7 @@ async def _around(
             return _events(match, as_rows(query.preceding(match, anchor.start_us, count, wanted)))
         return _events(match, as_rows(query.from_on(match, anchor.end_us, count, wanted)))
 
-    return reply(request, await site.ask(ask))
+    return await site.ask(lambda: reply(request, ask()))
 
 
 def _anchor(site: Site, match: Match, event_id: str, run: str | None) -> Anchor:
@@ -194,7 +198,7 @@ async def event(request: Request, site: SiteOf, video: VideoPath, event_id: str,
             raise Problem(404, "unknown_event", str(error)) from error
         return {"event": as_event(row, match.name), **site.archive.query.provenance(row)}
 
-    return reply(request, await site.ask(ask))
+    return await site.ask(lambda: reply(request, ask()))
 
 
 @router.get("/videos/{video}/kinds", **answers(shapes.Kinds, 404))
@@ -204,9 +208,9 @@ async def kinds(request: Request, site: SiteOf, video: VideoPath, run: RunId = N
     def ask() -> dict[str, Any]:
         match = site.archive.find(video, run)
         counts = site.archive.query.kinds(match.entry.video_id, match.entry.run_id)
-        return {"kinds": [{"kind": kind, "events": n} for kind, n in counts.items()]}
+        return {**_of(match), "kinds": [{"kind": kind, "events": n} for kind, n in counts.items()]}
 
-    return reply(request, await site.ask(ask))
+    return await site.ask(lambda: reply(request, ask()))
 
 
 @router.get("/videos/{video}/density", **answers(shapes.Density, 404))
@@ -226,9 +230,9 @@ async def density(
         match = site.archive.find(video, run)
         query, entry = site.archive.query, match.entry
         counts = query.density(entry.video_id, step_us, entry.run_id, kinds=kind, text=text)
-        return {"step_us": step_us, "counts": counts}
+        return {**_of(match), "step_us": step_us, "counts": counts}
 
-    return reply(request, await site.ask(ask))
+    return await site.ask(lambda: reply(request, ask()))
 
 
 @router.get("/videos/{video}/gaps", **answers(shapes.Gaps, 404))
@@ -248,9 +252,9 @@ async def gaps(
         match = site.archive.find(video, run)
         query, entry = site.archive.query, match.entry
         found = query.gaps(entry.video_id, least_us, entry.run_id, kinds=kind, text=text)
-        return {"gaps": [{"start_us": start, "end_us": end} for start, end in found]}
+        return {**_of(match), "gaps": [{"start_us": start, "end_us": end} for start, end in found]}
 
-    return reply(request, await site.ask(ask))
+    return await site.ask(lambda: reply(request, ask()))
 
 
 @router.get("/first", **answers(shapes.Events, 404))
@@ -276,7 +280,7 @@ async def _end(request: Request, site: Site, video: str, wanted: Filter, run: st
         found = ends(match.entry.video_id, kinds=wanted.kinds, text=wanted.text, run=match.entry.run_id)
         return _events(match, found.to_pylist())
 
-    return reply(request, await site.ask(ask))
+    return await site.ask(lambda: reply(request, ask()))
 
 
 @router.get("/meanwhile", **answers(shapes.Events, 404))
@@ -297,4 +301,4 @@ async def meanwhile(
         found = query.meanwhile(match.entry.video_id, anchor, kinds=kind, text=text, run=anchor.event["run_id"])
         return {**_events(match, found.to_pylist()), "run_id": anchor.event["run_id"]}
 
-    return reply(request, await site.ask(ask))
+    return await site.ask(lambda: reply(request, ask()))

@@ -84,7 +84,7 @@ class Watch:
 @router.get("/live", **answers(shapes.Live))
 async def live(request: Request, site: SiteOf) -> Response:
     """What the runs into this log are doing now."""
-    return reply(request, await site.ask(lambda: status(site)))
+    return await site.ask(lambda: reply(request, status(site)))
 
 
 _STREAM = {200: {"content": {"text/event-stream": {}}, "description": "events `status` (as /api/live) and `trouble`"}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
@@ -41,14 +41,12 @@ async def image(
     """
     data = await request.body()  # no larger than the guard lets through
     start_us, end_us = (None if t is None else us(t) for t in (start, end))
-    return reply(
-        request,
-        await site.think(
-            lambda: site.looking.image(
-                data, video, kinds=kind, start_us=start_us, end_us=end_us, run=_run(site, run), limit=limit
-            )
-        ),
-    )
+
+    def ask() -> dict[str, Any]:
+        only = {"kinds": kind, "start_us": start_us, "end_us": end_us, "run": _run(site, run), "limit": limit}
+        return site.looking.image(data, video, **only)
+
+    return await site.think(lambda: reply(request, ask()))
 
 
 @router.get("/like", **answers(shapes.Moments, 404))
@@ -67,14 +65,12 @@ async def like(
     """Moments that look most like the one at `t` of the video `of`, the most alike first."""
     at_us = us(t)
     start_us, end_us = (None if time is None else us(time) for time in (start, end))
-    return reply(
-        request,
-        await site.think(
-            lambda: site.looking.like(
-                of, at_us, video, kinds=kind, start_us=start_us, end_us=end_us, run=_run(site, run), limit=limit
-            )
-        ),
-    )
+
+    def ask() -> dict[str, Any]:
+        only = {"kinds": kind, "start_us": start_us, "end_us": end_us, "run": _run(site, run), "limit": limit}
+        return site.looking.like(of, at_us, video, **only)
+
+    return await site.think(lambda: reply(request, ask()))
 
 
 def _run(site: Site, run: str | None) -> str | None:

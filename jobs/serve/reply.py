@@ -76,7 +76,10 @@ def _finite(value: Any) -> Any:
 
 
 def reply(request: Request, value: Any, *, fresh_s: int = 0) -> Response:
-    """`value` as JSON. `fresh_s`: how long the client's own cache may give the same answer."""
+    """`value` as JSON. `fresh_s`: how long the client's own cache may give the same answer.
+
+    Takes its time for a large one: to be made in a pool's thread, not on the event loop.
+    """
     body = dumps(value)
     headers = {"Cache-Control": f"private, max-age={fresh_s}" if fresh_s else "no-cache", "Vary": "Accept-Encoding"}
     if len(body) > COMPRESSED and "gzip" in request.headers.get("accept-encoding", ""):

@@ -31,8 +31,11 @@ COMPARED = 20_000
 @router.get("/runs", **answers(shapes.Runs))
 async def runs(request: Request, site: SiteOf) -> Response:
     """The runs, newest first."""
-    rows = await site.work(lambda: site.archive.facts().rows(f"select {ROW} from run_list limit 10000"))
-    return reply(request, {"runs": rows})
+
+    def ask() -> dict[str, Any]:
+        return {"runs": site.archive.facts().rows(f"select {ROW} from run_list limit 10000")}
+
+    return await site.work(lambda: reply(request, ask()))
 
 
 @router.get("/runs/{run_id}", **answers(shapes.RunDetail, 404))
@@ -49,7 +52,7 @@ async def run(request: Request, site: SiteOf, run_id: str) -> Response:
         )
         return {**row, "kinds": kinds}
 
-    return reply(request, await site.work(ask))
+    return await site.work(lambda: reply(request, ask()))
 
 
 @router.get("/compare", **answers(shapes.Comparison, 404))
@@ -99,7 +102,7 @@ async def compare(
         sides = {side: {name: of[name] for name in FIELDS} for side, of in (("left", a), ("right", b))}
         return {**sides, "kinds": kinds, "videos": page, **counts, "next": following}
 
-    return reply(request, await site.work(ask))
+    return await site.work(lambda: reply(request, ask()))
 
 
 @router.get("/videos/{video}/compare", **answers(shapes.VideoComparison, 404))
@@ -124,7 +127,7 @@ async def compare_video(request: Request, site: SiteOf, video: VideoPath, left: 
             "pairs": pairs(*sides),
         }
 
-    return reply(request, await site.work(ask))
+    return await site.work(lambda: reply(request, ask()))
 
 
 @router.get("/failures", **answers(shapes.Failures))
@@ -163,4 +166,4 @@ async def failures(
             "next": following,
         }
 
-    return reply(request, await site.work(ask))
+    return await site.work(lambda: reply(request, ask()))

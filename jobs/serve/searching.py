@@ -55,7 +55,7 @@ async def search(
         following = cursors.pack("search", offset + limit) if len(found["hits"]) > limit else None
         return {**found, "hits": found["hits"][:limit], "next": following}
 
-    return reply(request, await site.ask(ask))
+    return await site.ask(lambda: reply(request, ask()))
 
 
 @router.get("/ask", **answers(shapes.Answer, 501))
@@ -66,4 +66,4 @@ async def ask(
     limit: Annotated[int, Query(ge=1, le=50)] = 5,
 ) -> Response:
     """An answer with the events that it rests on; without a model, those events."""
-    return reply(request, await site.think(lambda: site.finding.ask(q, limit=limit)))
+    return await site.think(lambda: reply(request, site.finding.ask(q, limit=limit)))

@@ -117,10 +117,14 @@ class Kind(BaseModel):
 
 
 class Kinds(BaseModel):
+    video_id: str
+    run_id: str
     kinds: list[Kind]
 
 
 class Density(BaseModel):
+    video_id: str
+    run_id: str
     step_us: int
     counts: list[int]
 
@@ -141,6 +145,8 @@ class Span(BaseModel):
 
 
 class Gaps(BaseModel):
+    video_id: str
+    run_id: str
     gaps: list[Span]
 
 

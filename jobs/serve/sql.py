@@ -29,7 +29,6 @@ async def sql(request: Request, site: SiteOf, question: Question) -> Response:
     decimals, bytes) is text. `truncated` where there are more rows than `limit`: ask on with LIMIT and OFFSET.
     """
     log, limits = site.archive.uri, site.limits
-    return reply(
-        request,
-        await site.sql.run(lambda: answer(site.sql_processes, log, question.sql, question.limit, limits)),
+    return await site.sql.run(
+        lambda: reply(request, answer(site.sql_processes, log, question.sql, question.limit, limits))
     )

@@ -55,7 +55,7 @@ async def overview(request: Request, site: SiteOf) -> Response:
             "model": site.finding.model,
         }
 
-    return reply(request, await site.work(ask))
+    return await site.work(lambda: reply(request, ask()))
 
 
 @router.get("/videos", **answers(shapes.Videos))
@@ -103,7 +103,7 @@ async def videos(
             del row["sort_key"]
         return {"videos": page, "total": total["n"], "next": following}
 
-    return reply(request, await site.work(ask))
+    return await site.work(lambda: reply(request, ask()))
 
 
 @router.get("/videos/{video}", **answers(shapes.VideoDetail, 404))
@@ -119,7 +119,7 @@ async def one(request: Request, site: SiteOf, video: VideoPath) -> Response:
         listed = [{key: value for key, value in run.items() if key != "lost_us"} for run in runs]
         return {**chosen, "lost_us": lost, "runs": listed, "play": _play(site, chosen)}
 
-    return reply(request, await site.work(ask))
+    return await site.work(lambda: reply(request, ask()))
 
 
 def _runs(facts: Facts, video_id: str) -> list[dict[str, Any]]:
@@ -216,7 +216,7 @@ async def timeline(
             said[name] = [v if v is None else round(v, 3) for v in values] if name == "confidence" else values
         return said
 
-    return reply(request, await site.ask(ask))
+    return await site.ask(lambda: reply(request, ask()))
 
 
 @router.get("/strips", **answers(shapes.Strips, 404))
@@ -249,4 +249,4 @@ async def strips(
             found.append({"video_id": entry.video_id, "run_id": entry.run_id, "counts": counts})
         return {"strips": found}
 
-    return reply(request, await site.ask(ask), fresh_s=30)
+    return await site.ask(lambda: reply(request, ask(), fresh_s=30))

@@ -114,6 +114,13 @@ def test_kinds_density_gaps(client: Any) -> None:
     assert gaps == [{"start_us": 2 * S, "end_us": 4 * S}]
 
 
+@pytest.mark.parametrize("run", ["run-a", "run-b"])
+def test_every_answer_about_a_video_names_it_and_its_run(client: Any, served: Served, run: str) -> None:
+    for path in ("kinds", "density", "gaps", "timeline"):
+        said = client.get(f"/api/videos/harbour.mp4/{path}", params={"run": run} if run == "run-a" else {}).json()
+        assert (said["video_id"], said["run_id"]) == (served.ids["harbour.mp4"], run), path
+
+
 def test_timeline_is_the_events_in_columns(client: Any) -> None:
     said = client.get("/api/videos/harbour.mp4/timeline?run=run-a&field=text&field=event_id").json()
     assert [said["kinds"][k] for k in said["kind"]] == [e.kind for e in FIRST]

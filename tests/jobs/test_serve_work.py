@@ -131,6 +131,26 @@ def test_long_clips_and_questions_do_not_block_the_page(
         assert [one.result(20).status_code for one in waiting] == [200] * 4
 
 
+def test_answers_are_written_off_the_event_loop(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jobs.serve import reply
+
+    written: list[str] = []
+
+    def dumps(value: Any, write: Callable[[Any], bytes] = reply.dumps) -> bytes:
+        written.append(threading.current_thread().name)
+        return write(value)
+
+    monkeypatch.setattr(reply, "dumps", dumps)
+    with TestClient(create_app(Settings(str(served.log)))) as client:
+        for path in (
+            "overview", "videos", "runs", "runs/run-a", "failures", "live", "at?video=harbour.mp4&t=1", "search?q=red",
+            "ask?q=red", "compare?left=run-a&right=run-b", "videos/harbour.mp4", "videos/harbour.mp4/timeline",
+        ):  # fmt: skip
+            assert client.get(f"/api/{path}").status_code == 200
+        assert client.post("/api/sql", json={"sql": "select 1"}).status_code == 200
+    assert len(written) == 13 and all(name.startswith("serve-") for name in written), written
+
+
 def test_a_clip_that_nobody_wants_ends(served: Served, tmp_path: Path) -> None:
     from pipeline.clips import clip
     from pipeline.errors import VideoError
