@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.jobs.serving import FIRST, HOSTILE, S, Served
+from tests.jobs.serving import FIRST, HOSTILE, SECOND, S, Served
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
@@ -204,6 +205,44 @@ def test_names_for_those_who_hear_the_page(page: Any, address: str) -> None:
             }).map((node) => node.outerHTML)"""
         )
         assert nameless == [], path
+
+
+def asked(page: Any, path: str, **values: str) -> Any:
+    """What the documentation's page says to a question, sent by its form."""
+    card = page.locator(".operation", has=page.locator(f"summary code:text-is('{path}')"))
+    card.locator("summary").click()
+    for name, value in values.items():
+        card.locator("label", has=page.locator(f"code:text-matches('^{name}[?]?$')")).locator("input, textarea").fill(
+            value
+        )
+    card.locator("button.main").first.click()
+    return card.locator("pre")
+
+
+def test_questions_are_tried_where_they_are_described(browser: Any, address: str) -> None:
+    """By somebody who comes without a session, too; and a server that is gone is said to be."""
+    context = browser.new_context()
+    context.set_default_timeout(60_000)
+    page = context.new_page()
+    page.goto(f"{address}docs.html")
+    answer = asked(page, "/api/at", video="harbour.mp4", t="1.5", run="run-a")
+    answer.locator("input[type=password]").fill("a-wrong-token-0123456789")
+    answer.locator("button").click()
+    answer.get_by_text("not the token").wait_for()
+    answer.locator("input[type=password]").fill(TOKEN)
+    answer.locator("button").click()
+    answer.get_by_text("HARBOUR").wait_for()
+    status, _, body = answer.inner_text().partition("\n")
+    assert status == "200"
+    assert [e["text"] for e in json.loads(body)["events"]] == ["a red circle appears", "HARBOUR"]
+    answer = asked(page, "/api/sql", sql="select count(*) as n from events", limit="5")
+    answer.get_by_text('"columns"').wait_for()
+    status, _, body = answer.inner_text().partition("\n")
+    assert status == "200" and json.loads(body)["rows"] == [[len(FIRST) + 2 * len(SECOND)]]
+    context.set_offline(True)
+    page.locator(".operation[open] button.main").last.click()
+    answer.get_by_text("does not answer").wait_for()
+    context.close()
 
 
 def test_phone_is_not_wider_than_it_is(browser: Any, address: str, served: Served) -> None:

@@ -1,6 +1,7 @@
 // The shell: which page is shown, the search field, themes, keys, the token.
 
 import { button, el, fill, icon, notice, say } from "./lib.js";
+import { door } from "./door.js";
 import { archive } from "./archive.js";
 import { failures, run, runs } from "./runs.js";
 import { compare } from "./compare.js";
@@ -24,7 +25,11 @@ const ROUTES = [
 let shown = null, where = "";
 
 function route() {
-  if (location.hash.startsWith("#token=")) return enter(location.hash.slice(7));
+  if (location.hash.startsWith("#token=")) {
+    const token = location.hash.slice(7);
+    history.replaceState(null, "", location.pathname + "#/");
+    return knock(token);
+  }
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const params = new URLSearchParams(query);
   for (const [pattern, view, page, title] of ROUTES) {
@@ -68,28 +73,14 @@ addEventListener("paste", (event) => { if (takePicture(event.clipboardData?.file
 
 // -- the token
 
-async function enter(token) {
-  history.replaceState(null, "", location.pathname + "#/");
-  const answer = await fetch("/api/session", { method: "POST", headers: { Authorization: `Bearer ${token}` } });
-  if (answer.ok) {
-    shown?.destroy?.();
-    shown = null;
-    route();
-  } else door("This is not the token of this server.");
-}
-
-function door(message = "") {
+function knock(token = null) {
   shown?.destroy?.();
   shown = null;
-  const input = el("input", { type: "password", name: "token", autocomplete: "current-password", "aria-label": "Token", required: true });
-  const form = el("form", { class: "door", onsubmit: (event) => { event.preventDefault(); enter(input.value.trim()); } },
-    el("h1", {}, "Who is there?"), el("p", {}, "This server wants a token. It was printed where the server was started."),
-    input, el("button", { class: "main" }, "Enter"), message && el("p", { class: "wrong", role: "alert" }, message));
-  fill(main, form);
-  input.focus();
+  fill(main, door(route, token));
+  main.querySelector(".door input").focus();
 }
 
-addEventListener("token-wanted", () => door());
+addEventListener("token-wanted", () => knock());
 
 // -- light and dark
 

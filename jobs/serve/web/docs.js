@@ -1,9 +1,10 @@
 // The OpenAPI document, to be read and tried. No parts from elsewhere: it works without the internet.
 
-import { add, address, el, fill } from "./lib.js";
+import { add, address, ask, el, fill, notice, send } from "./lib.js";
+import { door } from "./door.js";
 
 const main = document.getElementById("main");
-const spec = await (await fetch("/openapi.json")).json();
+const spec = await ask("openapi.json").catch((error) => { fill(main, notice(error, () => location.reload())); throw error; });
 const byTag = new Map();
 for (const [path, item] of Object.entries(spec.paths)) {
   for (const [method, operation] of Object.entries(item)) {
@@ -51,7 +52,18 @@ function one({ path, method, operation }) {
       return;
     }
     out.textContent = "…";
-    const answer = await fetch(where(), { method: method.toUpperCase(), ...body() });
+    let answer;
+    try {
+      answer = await send(where(), {}, { method: method.toUpperCase(), ...body() });
+    } catch (error) {
+      out.textContent = error.message;
+      return;
+    }
+    if (answer.status === 401 && path !== "/api/session") {
+      out.replaceChildren(door(() => form.requestSubmit()));
+      out.querySelector("input").focus();
+      return;
+    }
     const type = answer.headers.get("content-type") ?? "";
     if (type.startsWith("image/")) {
       const image = el("img", { alt: "" });

@@ -151,14 +151,18 @@ export function address(path, params = {}) {
   return text ? `${path}?${text}` : path;
 }
 
-export async function ask(path, params = {}, signal = undefined, how = {}) {
-  let answer;
+// The answer as it is, whatever its status.
+export async function send(path, params = {}, how = {}) {
   try {
-    answer = await fetch(address(path, params), { ...how, signal, headers: { Accept: "application/json", ...how.headers } });
+    return await fetch(address(path, params), how);
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Trouble(0, "offline", "The server does not answer. Is it still running?");
   }
+}
+
+export async function ask(path, params = {}, signal = undefined, how = {}) {
+  const answer = await send(path, params, { ...how, signal, headers: { Accept: "application/json", ...how.headers } });
   let body = null;
   try {
     body = await answer.json();
