@@ -7,7 +7,6 @@ The driver holds references and small records, never pixels. What is done next i
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from itertools import chain
@@ -18,16 +17,16 @@ import ray
 from model.interface import ModelProfile
 from pipeline.config import RunConfig
 from pipeline.errors import VideoError
-from pipeline.log.records import VideoResult
 from pipeline.plan import SECOND_US
 from pipeline.video import Source, Video
-from workers.commit import Committer, Log, video_result
+from workers.commit import Log
 from workers.decode import start_decode
 from workers.elastic import Elastic
 from workers.identify import fingerprinting, probing
 from workers.intake import Intake
 from workers.keeper import Keeper
 from workers.pool import Outcome, Pool
+from workers.recorder import Recorder
 from workers.replica import ModelChoice, start_replica
 from workers.report import FlowObserver
 from workers.report import Progress as Progress
@@ -40,8 +39,6 @@ from workers.streams import Streams
 from workers.teller import Teller
 from workers.watchdog import Watchdog
 from workers.work import Answer, Parcel
-
-MAX_NOTES = 1000  # failures kept for the summary; the log has all of them
 
 
 class Flow:
@@ -73,7 +70,7 @@ class Flow:
         (None: it does not change); `ask_for`: replicas that the autoscaler is asked for. `on_work` is called once,
         before the first video is taken up (and not at all when there is nothing to do); `on_progress` about ten times a
         second."""
-        self._config, self._run_id, self._profile = config, run_id, profile
+        self._config = config
         limits = self._limits = limits or Limits()
         tasks = tasks or Tasks()
         self._on_work: Callable[[], None] | None = on_work
@@ -126,10 +123,8 @@ class Flow:
                 "retry", "decode", stream.order.segments[0].video.uri, stream.node, "no progress: ended, tried again"
             ),
         )
-        # (results, begin and end of their commit), filled by the committer's thread
-        self._in_log: deque[tuple[Sequence[VideoResult], tuple[int, int]]] = deque()
-        self._committer = Committer(
-            log, limits.log_s, lambda results: self._in_log.append((results, self._committer.last_us))
+        self._recorder = Recorder(
+            log, run_id, config.config_hash, profile.rules, limits.log_s, keeper, progress, self._teller
         )
         self._intake = Intake(
             sources,
@@ -139,10 +134,9 @@ class Flow:
             progress,
             on_video=self._take_up,
             on_failed=self._failed,
-            on_name=self._committer.add_name,
+            on_name=self._recorder.committer.add_name,
         )
         self._watchdog = Watchdog(limits.quiet_s)
-        self._config_hash = config.config_hash
         self._before = sum(map(len, (already or {}).values()))  # names that did not go through the listing
         for video_id, uris in (already or {}).items():
             for uri in uris:
@@ -151,11 +145,11 @@ class Flow:
     def run(self) -> Progress:
         try:
             while not self._finished():
-                self._intake.pump(self._schedule.wants_videos() and not self._committer.full())
+                self._intake.pump(self._schedule.wants_videos() and not self._recorder.committer.full())
                 self._start()
                 for ref in self._wait():
                     self._take_in(ref)
-                self._record()
+                self._recorder.pump(self._schedule.finished(), self._intake.names_of)
                 self._elastic.pump(self.progress, last_videos=self._intake.ended)
                 self._report()
             self.progress.model = self._pool.report()
@@ -190,12 +184,7 @@ class Flow:
 
     def _failed(self, video_id: str, uris: list[str], size_bytes: int, error: VideoError) -> None:
         self._begin()
-        reason = f"{error.reason}: {error.detail}"
-        self.progress.failed += 1
-        self._note(uris[0], "failed", "identify", reason)
-        self._committer.add(
-            VideoResult(video_id, self._run_id, self._config_hash, tuple(uris), size_bytes, "failed", reason)
-        )
+        self._recorder.failed(video_id, uris, size_bytes, error)
 
     def _begin(self) -> None:
         if self._on_work is not None:
@@ -287,48 +276,10 @@ class Flow:
     def _overlap_us(self, index: int) -> int:
         return self._config.windowing.overlap_us if index else 0
 
-    # --- From answers to the log.
-
-    def _record(self) -> None:
-        """Hand finished videos to the log, and windows of unfinished ones to the keeper."""
-        for watched in self._schedule.finished():
-            video_id, began_us = watched.video.video_id, time.time_ns() // 1000
-            result, dropped = video_result(
-                watched, self._intake.names_of(video_id), self._run_id, self._config_hash, self._profile.rules
-            )
-            self._teller.reduced(video_id, began_us)
-            self._committer.add(result)
-            progress = self.progress
-            progress.events += len(result.events)
-            for cause, count in dropped.items():
-                progress.dropped_events[cause] = progress.dropped_events.get(cause, 0) + count
-            if watched.status == "done":
-                progress.done += 1
-            else:
-                progress.failed += watched.status == "failed"
-                progress.quarantined += watched.status == "quarantined"
-                self._note(result.uris[0], watched.status, "watch", watched.reason)
-        self._committer.pump()
-        self._recorded()
-        if self._keeper is not None:
-            self._keeper.pump()
-
-    def _recorded(self) -> None:
-        """Windows of videos that are in the log are not kept any longer; of one that has failed they are: another run
-        may take it up."""
-        while self._in_log:
-            results, committed_us = self._in_log.popleft()
-            self._teller.recorded(results, committed_us)
-            if self._keeper is not None:
-                self._keeper.forget([r.video_id for r in results if r.status != "failed"])
+    # --- The whole.
 
     def _finished(self) -> bool:
         return self._intake.ended and not self._loading and self._schedule.idle() and not len(self._streams)
-
-    def _note(self, uri: str, status: Any, stage: Any, reason: str) -> None:
-        if len(self.progress.failures) < MAX_NOTES:
-            self.progress.failures.append((uri, reason))
-        self._teller.event(status, stage, uri, "", reason)
 
     def _report(self, last: bool = False) -> None:
         progress = self.progress
@@ -340,15 +291,19 @@ class Flow:
         budget = self._schedule.budget
         progress.bytes_in_flight, progress.peak_bytes = budget.in_flight, budget.peak
         progress.budget_bytes = budget.limit
-        progress.commit_s = self._committer.commit_s
+        progress.commit_s = self._recorder.committer.commit_s
         progress.waits_for = "" if last else self._pool.waits_for
         if not last:
             progress.model = self._pool.counted()
         progress.retries = (
-            self._intake.retries + self._schedule.decoders.retries + self._schedule.retries + self._committer.retries
+            self._intake.retries
+            + self._schedule.decoders.retries
+            + self._schedule.retries
+            + self._recorder.committer.retries
         )
         suspects = chain(
-            self._elastic.suspects(self._streams, self._committer, self._limits.quiet_s), self._intake.suspects()
+            self._elastic.suspects(self._streams, self._recorder.committer, self._limits.quiet_s),
+            self._intake.suspects(),
         )
         self._watchdog.look(progress.windows, suspects, self._teller.stuck)
         progress.stuck = () if last else self._watchdog.stuck
@@ -364,9 +319,4 @@ class Flow:
                 ray.cancel(ref, force=True)
             self._pool.stop()
         finally:
-            try:
-                self._committer.finish()
-            finally:
-                self._recorded()
-                if self._keeper is not None:
-                    self._keeper.finish()
+            self._recorder.finish()
