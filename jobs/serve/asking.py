@@ -1,4 +1,4 @@
-"""By second: at, between, before, after; one event and where it comes from; kinds, density, gaps."""
+"""Of one video: before, after, meanwhile; an event and where it comes from; kinds, density, gaps."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from jobs.serve import cursor as cursors
 from jobs.serve import shapes
 from jobs.serve.archive import as_event
 from jobs.serve.reply import Problem, reply
-from jobs.serve.site import Cursor, KindList, Rows, RunId, Site, SiteOf, Text, Time, VideoName, VideoPath, answers, us
+from jobs.serve.site import KindList, RunId, Site, SiteOf, Text, Time, VideoName, VideoPath, answers, us
 from pipeline.errors import UsageError
 from pipeline.log.lookup import Filter
 from pipeline.query import Anchor, Match, as_rows
@@ -22,93 +21,8 @@ router = APIRouter(prefix="/api", tags=["by second"])
 Count = Annotated[int, Query(ge=1, le=1000, description="how many events")]
 
 
-@router.get("/at", **answers(shapes.Events, 404))
-async def at(
-    request: Request,
-    site: SiteOf,
-    video: VideoName,
-    t: Time,
-    span: Time = "1",
-    kind: KindList = None,
-    text: Text = None,
-    run: RunId = None,
-    limit: Rows = 1000,
-    cursor: Cursor = None,
-) -> Response:
-    """What goes on in the second that begins at `t` (in `span` seconds from there)."""
-    start = us(t)
-    return await _spanning(
-        request, site, video, start, start + max(1, us(span)), Filter(kind, text), run, limit, cursor
-    )
-
-
-@router.get("/between", **answers(shapes.Events, 404))
-async def between(
-    request: Request,
-    site: SiteOf,
-    video: VideoName,
-    start: Time,
-    end: Time,
-    kind: KindList = None,
-    text: Text = None,
-    run: RunId = None,
-    limit: Rows = 100,
-    cursor: Cursor = None,
-) -> Response:
-    """What goes on at any moment from `start` to before `end`, in order of start."""
-    return await _spanning(request, site, video, us(start), us(end), Filter(kind, text), run, limit, cursor)
-
-
-async def _spanning(
-    request: Request,
-    site: Site,
-    video: str,
-    start_us: int,
-    end_us: int,
-    wanted: Filter,
-    run: str | None,
-    limit: int,
-    cursor: str | None,
-) -> Response:
-    def ask() -> dict[str, Any]:
-        begin_us, skip, run_id = start_us, 0, run
-        if cursor is not None:
-            # The page before ended with the `skip`-th of the events that begin at `begin_us`, in the run it was of.
-            begin_us, skip, run_id = cursors.unpack(cursor, "span", int, int, str)
-        match = site.archive.find(video, run_id)
-        if cursor is not None and not start_us <= max(begin_us, start_us) < end_us:
-            raise Problem(422, "bad_cursor", "this cursor is of another span: begin without one")
-        batches = site.archive.query.overlapping(match, max(start_us, begin_us), end_us, wanted)
-        rows: list[dict[str, Any]] = []
-        for batch in batches:
-            need = limit + skip + 1 - len(rows)
-            if cursor is not None:  # those that began before were on earlier pages
-                starts = batch.column("start_us").to_pylist()
-                batch = batch.slice(next((i for i, s in enumerate(starts) if s >= begin_us), len(starts)))
-            if need > 0:
-                rows += as_rows([batch.slice(0, min(need, batch.num_rows))])
-        rows = rows[skip:]
-        page, more = rows[:limit], len(rows) > limit
-        following = None
-        if more:
-            last = page[-1]["start_us"]
-            same = sum(row["start_us"] == last for row in page)
-            if same == len(page) and cursor is not None and last == begin_us:
-                same += skip
-            following = cursors.pack("span", last, same, match.entry.run_id)
-        return _events(match, page, following)
-
-    return await site.ask(lambda: reply(request, ask()))
-
-
-def _events(match: Match, rows: Sequence[dict[str, Any]], following: str | None = None) -> dict[str, Any]:
-    return {
-        "video": match.name,
-        "video_id": match.entry.video_id,
-        "run_id": match.entry.run_id,
-        "events": [as_event(row, match.name) for row in rows],
-        "next": following,
-    }
+def _events(match: Match, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {"video": match.name, **_of(match), "events": [as_event(row, match.name) for row in rows], "next": None}
 
 
 def _of(match: Match) -> dict[str, str]:
@@ -253,32 +167,6 @@ async def gaps(
         query, entry = site.archive.query, match.entry
         found = query.gaps(entry.video_id, least_us, entry.run_id, kinds=kind, text=text)
         return {**_of(match), "gaps": [{"start_us": start, "end_us": end} for start, end in found]}
-
-    return await site.ask(lambda: reply(request, ask()))
-
-
-@router.get("/first", **answers(shapes.Events, 404))
-async def first(
-    request: Request, site: SiteOf, video: VideoName, kind: KindList = None, text: Text = None, run: RunId = None
-) -> Response:
-    """The first time something happened in a video."""
-    return await _end(request, site, video, Filter(kind, text), run, last=False)
-
-
-@router.get("/last", **answers(shapes.Events, 404))
-async def last(
-    request: Request, site: SiteOf, video: VideoName, kind: KindList = None, text: Text = None, run: RunId = None
-) -> Response:
-    """The last time something happened in a video."""
-    return await _end(request, site, video, Filter(kind, text), run, last=True)
-
-
-async def _end(request: Request, site: Site, video: str, wanted: Filter, run: str | None, *, last: bool) -> Response:
-    def ask() -> dict[str, Any]:
-        match = site.archive.find(video, run)
-        ends = site.archive.query.last if last else site.archive.query.first
-        found = ends(match.entry.video_id, kinds=wanted.kinds, text=wanted.text, run=match.entry.run_id)
-        return _events(match, found.to_pylist())
 
     return await site.ask(lambda: reply(request, ask()))
 

@@ -35,7 +35,7 @@ class Event(BaseModel):
 
 
 class Events(BaseModel):
-    video: str | None = None
+    video: str | None = Field(None, description="where one was asked about; the events name theirs in any case")
     video_id: str | None = None
     run_id: str | None = None
     events: list[Event]

@@ -57,6 +57,41 @@ def test_pages_hold_every_event_once(client: Any) -> None:
         assert found == whole
 
 
+def test_several_videos_and_all(client: Any, served: Served) -> None:
+    def ask(path: str, **where: Any) -> list[tuple[str, str, str, int]]:
+        found, cursor = [], None
+        while True:
+            said = client.get(f"/api/{path}", params=where | ({"cursor": cursor} if cursor else {})).json()
+            assert said["video"] is said["run_id"] is None
+            found += [(e["video"].rsplit("/", 1)[-1], e["run_id"], e["text"], e["start_us"]) for e in said["events"]]
+            cursor = said["next"]
+            if cursor is None:
+                return found
+
+    def queried(table: Any) -> list[tuple[str, str, str, int]]:
+        names = {identity: name for name, identity in served.ids.items()}
+        return [(names[r["video_id"]], r["run_id"], r["text"], r["start_us"]) for r in table.to_pylist()]
+
+    query, both = Query(str(served.log)), ["harbour.mp4", "night bus.mp4"]
+    for videos in (None, both, both[::-1]):
+        where = {} if videos is None else {"video": videos}
+        assert ask("at", t="1", **where) == queried(query.at(videos, S))
+        whole = queried(query.between(videos, 0, 6 * S))
+        assert {run for _, run, _, _ in whole} == {"run-a", "run-b"}
+        for limit in (1, 2, 3, 100):
+            assert ask("between", start="0", end="6", limit=limit, **where) == whole
+            assert ask("first", kind="shape", limit=limit, **where) == queried(query.first(videos, kinds=["shape"]))
+            assert ask("last", limit=limit, **where) == queried(query.last(videos))
+    assert ask("at", t="99") == ask("first", kind="text", video=both) == []  # shorter ones are left out
+    assert {run for _, run, _, _ in ask("at", t="1", run="run-a")} == {"run-a"}
+    refused(client.get("/api/at?t=1&video=harbour.mp4&video=harbor.mp4"), 404, "unknown_video")
+    refused(client.get("/api/first?run=nope"), 404, "unknown_run")
+    cursor = client.get("/api/between?start=0&end=6&limit=1&video=harbour.mp4").json()["next"]
+    assert "another video" in refused(
+        client.get("/api/between", params={"start": 0, "end": 6, "video": "night bus.mp4", "cursor": cursor}), 422
+    )
+
+
 def test_pages_of_events_that_begin_together(tmp_path: Path) -> None:
     from pipeline.log import EventLog
     from tests.pipeline.logs import event, run_record, video_result
