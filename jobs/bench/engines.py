@@ -58,8 +58,8 @@ Shown = dict[str, list[tuple[Window, Frames]]]  # by film: its windows
 #: Why no server of a kind stands in the table where none was named.
 NOT_SERVED = {
     "transformers": "no server named (--served)",
-    "llamacpp": "its Qwen3-VL merges patches 2 by 2, the bundled model 4 by 4; random weights of such a shape in "
-    "tests/system/test_llama_server.py",
+    "llamacpp": "its Qwen3-VL merges patches 2 by 2, the bundled model 4 by 4; a whole job with random weights ran "
+    "(tests/system/test_llama_server.py)",
     "vllm": "no GPU",
     "sglang": "no GPU",
 }

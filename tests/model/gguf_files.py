@@ -68,6 +68,8 @@ def write(folder: Path, model: Any, tokenizer: Any, template: str, kind: Type, n
     projector.add_vision_embedding_length(vision.hidden_size)
     projector.add_vision_feed_forward_length(vision.intermediate_size)
     projector.add_vision_head_count(vision.num_heads)
+    projector.add_vision_attention_layernorm_eps(1e-6)
+    projector.add_vision_image_size(vision.patch_size * round(vision.num_position_embeddings**0.5))
     projector.add_vision_patch_size(vision.patch_size)
     projector.add_vision_projection_dim(vision.out_hidden_size)
     projector.add_vision_spatial_merge_size(vision.spatial_merge_size)
@@ -84,7 +86,8 @@ def write(folder: Path, model: Any, tokenizer: Any, template: str, kind: Type, n
         values = parameter.detach().numpy()
         if full.startswith("model.visual."):
             for part, chosen, back in _vision(full.removeprefix("model."), values, vision, vision_names):
-                raw, meant = stored(chosen, Type.F32 if chosen.ndim == 1 else Type.F16, seed)
+                whole = chosen.ndim == 1 or "position_embd" in part  # as llama.cpp's converter leaves them
+                raw, meant = stored(chosen, Type.F32 if whole else Type.F16, seed)
                 projector.add_tensor(part, raw)
                 back[...] = meant
             continue
