@@ -57,7 +57,7 @@ def test_query_says_what_is_wrong(log: str, capsys: pytest.CaptureFixture[str]) 
         (["--video", "bad.mp4", "--at", "1"], "could not be watched (failed in run run-1): corrupt: not one frame"),
         (["--video", "a.mp4", "--at", "soon"], "'soon' is not a time"),
         (["--video", "a.mp4", "--at", "1", "--count", "3"], "--count goes with --before or --after"),
-        (["--before", "5"], "give --video"),
+        (["--before", "shot"], "give --video"),
         (["--video", "a.mp4", "--between", "5", "4"], "is empty"),
     ):
         out, err = run(capsys, "query", log, *arguments, status=1)
