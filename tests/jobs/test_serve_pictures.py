@@ -279,6 +279,7 @@ def test_plot(client: Any, served: Served) -> None:
     for event in FIRST:
         assert any(event.text in title for title in titles), event.text
     assert len(list(drawn.iter("{http://www.w3.org/2000/svg}image"))) == 12
+    assert client.get(f"/api/videos/{served.ids['harbour.mp4']}/plot?run=run-a").text == answer.text, "of one name"
     bare = client.get("/api/videos/harbour.mp4/plot?run=run-a&stills=false&kind=text")
     assert "<image" not in bare.text and "red circle" not in bare.text and "HARBOUR" in bare.text
     refused(client.get("/api/videos/harbor.mp4/plot"), 404, "unknown_video")
