@@ -9,8 +9,13 @@ from pipeline.errors import UsageError
 
 
 def deployment() -> Any:
-    """To be deployed with `serve run` or in a RayService. Raises UsageError where ray[serve] is missing, and for
-    settings (Settings.from_environment) that are missing: said once here, not by every replica."""
+    """The application, for `serve run` and a RayService. Raises UsageError as `service` does."""
+    return service().bind()
+
+
+def service() -> Any:
+    """Its deployment, by whose `options` the number of replicas can be chosen. Raises UsageError where ray[serve] is
+    missing, and for settings (Settings.from_environment) that are: said once here, not by every replica."""
     try:
         from ray import serve
     except ImportError as error:
@@ -22,5 +27,5 @@ def deployment() -> Any:
 
         return create_app(settings)
 
-    service: Any = serve.deployment(serve.ingress(build)(), name="secondsight")
-    return service.options(max_ongoing_requests=settings.limits.in_flight).bind()
+    made: Any = serve.deployment(serve.ingress(build)(), name="secondsight")
+    return made.options(max_ongoing_requests=settings.limits.in_flight)

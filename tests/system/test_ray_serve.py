@@ -28,7 +28,9 @@ from ray import serve
 ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
 serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
 from jobs.serve.app import deployment
-serve.run(deployment().options(num_replicas=2, ray_actor_options={"num_cpus": 1}), route_prefix="/")
+from jobs.serve.on_ray import service
+assert isinstance(deployment, serve.Application)  # what `serve run` and a RayService import
+serve.run(service().options(num_replicas=2, ray_actor_options={"num_cpus": 1}).bind(), route_prefix="/")
 status = serve.status().applications["default"].deployments["secondsight"]
 print("up", status.replica_states, flush=True)
 sys.stdin.readline()
