@@ -194,12 +194,7 @@ class VllmWatcher:
         self._counts = {"prefill_tokens": 0, "decode_tokens": 0, "engine_s": 0.0}
 
     def watch(self, batch: Sequence[tuple[Window, Frames]]) -> list[WindowEvents]:
-        if self._twice is None:
-            return self._look(batch)
-        seen = self._look(self._twice.first(batch))
-        looks = self._twice.needed(batch, seen)
-        again = self._look([(look.window, look.frames) for those in looks for look in those])
-        return self._twice.judged(seen, looks, again)
+        return self._look(batch) if self._twice is None else self._twice.watch(batch, self._look)
 
     def report(self) -> dict[str, Any]:
         """Tokens, and seconds in the engine."""

@@ -17,7 +17,7 @@ Both looks are kept: of an event in its attributes, of a struck one in the windo
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal
@@ -78,11 +78,23 @@ class Look:
 
 
 class SecondLooks:
-    """The way from first looks to verdicts: `first`, then `needed`, then `judged`. `fps`: the model's own rate."""
+    """The way from first looks to verdicts: `first`, then `needed`, then `judged`; `watch` goes it whole. `fps`: the
+    model's own rate."""
 
     def __init__(self, doubt: Doubt, fps: Fraction) -> None:
         self.doubt, self.fps = doubt, fps
         self.verdicts: dict[Verdict, int] = dict.fromkeys(VERDICTS, 0)
+
+    def watch(
+        self,
+        batch: Sequence[tuple[Window, Frames]],
+        look: Callable[[Sequence[tuple[Window, Frames]]], list[WindowEvents]],
+    ) -> list[WindowEvents]:
+        """The answers of a model that `look`s at windows."""
+        seen = look(self.first(batch))
+        looks = self.needed(batch, seen)
+        again = look([(second.window, second.frames) for those in looks for second in those])
+        return self.judged(seen, looks, again)
 
     def first(self, batch: Sequence[tuple[Window, Frames]]) -> list[tuple[Window, Frames]]:
         """What is looked at first, of windows with dense frames."""

@@ -100,12 +100,7 @@ class ServedWatcher:
         self._loop.close()
 
     def _watched(self, batch: Sequence[tuple[Window, Frames]]) -> list[WindowEvents]:
-        if self._twice is None:
-            return self._look(batch)
-        seen = self._look(self._twice.first(batch))
-        looks = self._twice.needed(batch, seen)
-        again = self._look([(look.window, look.frames) for those in looks for look in those])
-        return self._twice.judged(seen, looks, again)
+        return self._look(batch) if self._twice is None else self._twice.watch(batch, self._look)
 
     def _look(self, batch: Sequence[tuple[Window, Frames]]) -> list[WindowEvents]:
         async def all_of_them() -> list[WindowEvents | BaseException]:

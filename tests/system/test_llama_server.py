@@ -11,12 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import socket
-import subprocess
 import threading
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +28,7 @@ from pipeline.errors import ModelError  # noqa: E402
 from pipeline.frames import Frames  # noqa: E402
 from pipeline.plan import Window  # noqa: E402
 from tests.model import gguf_files, tiny_qwen  # noqa: E402
+from tests.system.server_process import ServerProcess  # noqa: E402
 
 VARIABLE = "SECONDSIGHT_LLAMA_SERVER"
 BINARY = os.environ.get(VARIABLE) or shutil.which("llama-server")
@@ -41,40 +37,21 @@ SLOTS, CONTEXT = 2, 4096  # requests at once, tokens of each
 S = 1_000_000
 
 
-class Server:
-    """A llama-server process on loopback, which can be killed and started again at the same address."""
+class Server(ServerProcess):
+    """llama.cpp's."""
 
     def __init__(self, binary: str, model: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.log = model.with_suffix(".log")
-        self._command = [
-            binary, "-m", str(model), "--mmproj", str(model.with_name(f"mmproj-{model.name}")), "--host", "127.0.0.1",
+        self._binary, self._model = binary, model
+        super().__init__(model.with_suffix(".log"), "tiny")
+        self.wait()
+
+    def command(self) -> list[str]:
+        projector = self._model.with_name(f"mmproj-{self._model.name}")
+        return [
+            self._binary, "-m", str(self._model), "--mmproj", str(projector), "--host", "127.0.0.1",
             "--port", str(self.port), "-c", str(SLOTS * CONTEXT), "-np", str(SLOTS), "-t", "1", "-ngl", "0",
             "--no-warmup", "--offline", "--cache-ram", "0", "-a", "tiny",
         ]  # fmt: skip
-        self.start()
-
-    @property
-    def spec(self) -> str:
-        return f"openai:http://127.0.0.1:{self.port}/v1#tiny"
-
-    def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self._command, stdout=log, stderr=log)
-        until = time.monotonic() + 120
-        while time.monotonic() < until and self.process.poll() is None:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5):
-                    return
-            except OSError:
-                time.sleep(0.1)
-        raise AssertionError(f"llama-server did not come up: {self.log.read_text()[-2000:]}")
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
 
 
 @pytest.fixture(scope="module")

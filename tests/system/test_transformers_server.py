@@ -8,13 +8,8 @@ Skipped where what the server needs is not installed (the `dev` extra has it).
 from __future__ import annotations
 
 import importlib.util
-import os
-import signal
-import socket
-import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -36,48 +31,25 @@ from pipeline.errors import ModelError  # noqa: E402
 from pipeline.event import WindowEvents  # noqa: E402
 from pipeline.probe import probe  # noqa: E402
 from tests.system.serve_transformers import WANTS_PATCH, WITHOUT_VIDEOS  # noqa: E402
+from tests.system.server_process import ServerProcess  # noqa: E402
 
 #: From a seed that training never saw; 16 s make three windows.
 FILM = Film("unseen.mp4", "MARKET", 16, 320, 180, Fraction(25), gop=50)
 SETTINGS: dict[str, Any] = {"prompt": str(FOLDER / "world.toml"), "pictures": "png", "max_tokens": 512}
 
 
-class Server:
-    """A `transformers serve` process on loopback, which can be killed and started again at the same address."""
+class Server(ServerProcess):
+    """`transformers serve`."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.log = folder / "serve.log"
-        self.start()
+        own = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder), "OMP_NUM_THREADS": "1"}
+        super().__init__(folder / "serve.log", str(FOLDER), own)
 
-    @property
-    def spec(self) -> str:
-        return f"openai:http://127.0.0.1:{self.port}/v1#{FOLDER}"
-
-    def start(self) -> None:
-        command = [
+    def command(self) -> list[str]:
+        return [
             sys.executable, str(Path(__file__).with_name("serve_transformers.py")), "serve", str(FOLDER),
             "--host", "127.0.0.1", "--port", str(self.port), "--device", "cpu", "--dtype", "float32",
         ]  # fmt: skip
-        own = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(self.log.parent), "OMP_NUM_THREADS": "1"}
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | own)
-
-    def wait(self) -> None:
-        until = time.monotonic() + 300
-        while time.monotonic() < until and self.process.poll() is None:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5):
-                    return
-            except OSError:
-                time.sleep(0.1)
-        raise AssertionError(f"transformers serve did not come up: {self.log.read_text()[-2000:]}")
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
 
 
 @pytest.fixture(scope="module")
