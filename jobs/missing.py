@@ -150,9 +150,10 @@ def _start_of(pid: int) -> int:
     return 0 if fields[0] in "ZX" else int(fields[19])
 
 
-def forget_done(skip: Mapping[str, str]) -> Iterable[str]:
-    """Videos that are done: what an earlier driver kept of them is not needed any more."""
-    return [video_id for video_id, status in skip.items() if status != "failed"]
+def forget_done(committed: Mapping[str, str]) -> Iterable[str]:
+    """Videos that are done: what an earlier driver kept of them is not needed any more. What is kept of the others is
+    what a retry need not watch again."""
+    return [video_id for video_id, status in committed.items() if status == "done"]
 
 
 def _size(size: int) -> str:

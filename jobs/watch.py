@@ -152,7 +152,7 @@ def run(
 
     keeper = Keeper(log, config.config_hash)
     keeper.forget(forget_done(committed))
-    say(missing.line(keeper.videos))
+    say(missing.line(keeper.begun(skip)))
     run_id = new_run_id()
     begun: list[float] = []
 

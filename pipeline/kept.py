@@ -68,6 +68,11 @@ def kept_files(store: Store, config_hash: str) -> dict[str, list[str]]:
     return found
 
 
+def forgotten_files(store: Store) -> list[str]:
+    """What is kept under any configuration and too old to be wanted: nobody may ever run that configuration again."""
+    return [path for path, _, changed in store.list(FOLDER) if changed < time.time() - FORGET_S]
+
+
 def read_kept(store: Store, paths: Iterable[str], expected: Mapping[int, Window]) -> list[KeptWindow]:
     """What files hold of the `expected` windows (by index), each once, by index."""
     kept: dict[int, KeptWindow] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -46,13 +46,12 @@ class Keeper:
         self._looked = 0.0
         self._told = False
 
-    @property
-    def videos(self) -> int:
-        """How many unfinished videos an earlier driver left windows of."""
-        return len(self._found)
+    def begun(self, skip: Container[str]) -> int:
+        """How many videos that are not to be skipped an earlier driver left windows of."""
+        return sum(video_id not in skip for video_id in self._found)
 
     def forget(self, video_ids: Iterable[str]) -> None:
-        """Delete what is kept of videos that are in the log."""
+        """Delete what is kept of videos that are done."""
         paths: list[str] = []
         for video_id in video_ids:
             paths += self._found.pop(video_id, [])
@@ -64,6 +63,14 @@ class Keeper:
                     kept.writing.add_done_callback(self._delete_written)
         if paths:
             self._thread.submit(self._delete, paths)
+
+    def leave(self, video_ids: Iterable[str]) -> None:
+        """Write what there is of videos that ended otherwise, for the run that takes them up again, and hold it in
+        memory no longer."""
+        for video_id in video_ids:
+            kept = self._videos.pop(video_id, None)
+            if kept is not None and (fresh := kept.answers[kept.written :]):
+                self._thread.submit(self._write, video_id, fresh, []).add_done_callback(self._tell)
 
     def load(self, video: Video, windowing: Windowing) -> Future[list[Answer]] | None:
         """What an earlier driver left of a video that is taken up; None where that is nothing."""
@@ -116,12 +123,17 @@ class Keeper:
             kept.files.append(kept.writing.result())
         elif isinstance(error, LogError | OSError):
             kept.written, kept.since = 0, time.monotonic()  # all of it again, some time later
-            if not self._told:
-                self._told = True
-                logger.warning("windows of unfinished videos cannot be kept beside the log: %s", error)
+            self._tell(kept.writing)
         else:
             raise error
         kept.writing = None
+
+    def _tell(self, writing: Future[str]) -> None:
+        """Say once why nothing can be kept."""
+        error = writing.exception()
+        if error is not None and not self._told:
+            self._told = True
+            logger.warning("windows of unfinished videos cannot be kept beside the log: %s", error)
 
     def _write(self, video_id: str, answers: list[Answer], old: list[str]) -> str:
         path = keep(self._store, self._config_hash, video_id, [_flat(a) for a in answers])

@@ -83,13 +83,13 @@ class Recorder:
         self._note(names[0], watched.status, "watch", watched.reason)
 
     def _recorded(self) -> None:
-        """Windows of videos that are in the log are not kept any longer; of one that has failed they are: another run
-        may take it up."""
+        """Windows of videos that are done are not kept any longer; of others they are: another run may take them up."""
         while self._in_log:
             results, committed_us = self._in_log.popleft()
             self._teller.recorded(results, committed_us)
             if self._keeper is not None:
-                self._keeper.forget([r.video_id for r in results if r.status != "failed"])
+                self._keeper.forget([r.video_id for r in results if r.status == "done"])
+                self._keeper.leave([r.video_id for r in results if r.status != "done"])
 
     def _note(self, uri: str, status: Any, stage: StageName, reason: str) -> None:
         if len(self._progress.failures) < MAX_NOTES:

@@ -125,9 +125,9 @@ class Schedule:
             yield self._finished.popleft()
 
     def fresh(self) -> list[Answer]:
-        """The answers that came since the last call, of videos that are still being worked on."""
+        """The answers that came since the last call, of videos that are not done."""
         answers, self._fresh = self._fresh, []
-        return [a for a in answers if a.decoded.window.video_id in self._videos]
+        return answers
 
     # --- Decoders.
 
@@ -296,6 +296,8 @@ class Schedule:
     def _end(self, video_id: str, status: Status, reason: str) -> None:
         work = self._videos.pop(video_id)
         self.decoders.drop(video_id)
+        if status == "done":
+            self._fresh = [a for a in self._fresh if a.decoded.window.video_id != video_id]
         if work.missing:  # some of its windows may be waiting
             for waiting in [w for w in self._ready if w.order == work.order]:
                 self.budget.hold(-waiting.window_bytes)

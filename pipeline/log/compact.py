@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import LogError, UsageError
 from pipeline.features.kept import unused_files
+from pipeline.kept import forgotten_files
 from pipeline.log.datafile import ROW_GROUP, Written, write_data_file
 from pipeline.log.delta import Delta
 from pipeline.log.entry import Entry, Span, Templates
@@ -284,8 +285,8 @@ def _rebuild_index(
 
 
 def vacuum(store: Store, hours: int = 168, dry_run: bool = False, safe_hours: int = SAFE_HOURS) -> list[str]:
-    """Delete the files that no version younger than `hours` needs, and vision features of nothing in the log; returns
-    their paths. `dry_run`: only name them.
+    """Delete the files that no version younger than `hours` needs, vision features of nothing in the log, and windows
+    kept of videos that were not done for a month; returns their paths. `dry_run`: only name them.
 
     Earlier versions whose files are deleted can no longer be read. Raises UsageError for an age below `safe_hours`:
     younger files may belong to a commit that is under way.
@@ -299,9 +300,10 @@ def vacuum(store: Store, hours: int = 168, dry_run: bool = False, safe_hours: in
     before = time.time() - hours * 3600
     columns = ["video_id", "run_id"]
     features = unused_files(store, lambda: read_record(store, delta.files("videos"), "videos", columns), before)
+    old_windows = forgotten_files(store)
     if not dry_run:
-        store.delete(features)
-    removed += features
+        store.delete([*features, *old_windows])
+    removed += [*features, *old_windows]
     published = load(store)
     if published is not None:
         used = {HEAD, HEAD + ".lock", *(index_path(t.stem) for t in published[0].tail)}

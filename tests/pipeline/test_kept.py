@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.event import WindowEvent, WindowEvents
 from pipeline.kept import FORGET_S, KeptWindow, keep, kept_files, read_kept
+from pipeline.log import EventLog
 from pipeline.log.store import open_store
 from pipeline.plan import SECOND_US, Window, Windowing
 from pipeline.reduce import reduce_events
@@ -100,3 +101,12 @@ def test_what_nobody_comes_back_for_is_deleted(tmp_path: Path) -> None:
     assert set(kept_files(store, "c")) == {"v"} and kept_files(store, "other") == {}
     os.utime(path, (time.time() - FORGET_S - 10,) * 2)
     assert kept_files(store, "c") == {} and not path.exists()
+
+
+def test_vacuum_deletes_what_is_kept_of_configurations_that_nobody_runs_any_more(tmp_path: Path) -> None:
+    log = EventLog.open(str(tmp_path), create=True)
+    store = open_store(str(tmp_path))
+    old, _ = keep(store, "c", "v", [_kept(0)]), keep(store, "other", "v", [_kept(0)])
+    os.utime(tmp_path / old, (time.time() - FORGET_S - 10,) * 2)
+    assert log.vacuum(dry_run=True) == log.vacuum() == [old]
+    assert kept_files(store, "c") == {} and set(kept_files(store, "other")) == {"v"}

@@ -203,14 +203,25 @@ def test_a_window_that_ends_three_replicas_is_quarantined_and_the_rest_is_kept(
 def test_a_window_that_the_model_refuses_is_quarantined_and_the_rest_is_kept(
     archive: Path, tmp_path: Path, read_log: Any
 ) -> None:
+    """A retry watches it alone, also after a first retry whose driver ended."""
     log = tmp_path / "log"
-    summary = _run(archive, log, FRAGILE, settings={"at_us": [7_000_000], "how": "refuse", "batch_windows": 2})
+    fate = {"at_us": [7_000_000], "how": "refuse", "times": 2, "count": str(tmp_path / "count"), "batch_windows": 2}
+    summary = _run(archive, log, FRAGILE, settings=fate)
     assert (summary.videos, summary.quarantined, summary.totals["replica_deaths"]) == (2, 1, 0)
     assert summary.failures[0][1] == "window 4 (6.000-8.000 s): this window is longer than the context"
     (row,) = [v for v in read_log(log, "videos") if v["status"] == "quarantined"]
     kept = sorted(w["window"] for w in read_log(log, "windows") if w["video_id"] == row["video_id"])
     assert kept == [0, 1, 2, 3, 5]
     assert any(e["video_id"] == row["video_id"] for e in read_log(log, "events"))
+
+    def interrupt(progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _run(archive, log, FRAGILE, settings=fate, retry_failed=True, on_progress=interrupt)
+    healed = _run(archive, log, FRAGILE, settings=fate, retry_failed=True)
+    assert (healed.videos, healed.windows, healed.totals["windows_kept"]) == (1, 1, 5)
+    assert not list(log.glob("_windows/*/*/*.jsonl.gz"))
 
 
 @pytest.mark.parametrize(("load", "said"), [("refuse", "cannot be read"), ("exit", "no replica can be started")])
