@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.output import add_format, hms, print_table, printable, write
 from pipeline.errors import UsageError
+from pipeline.log.replaced import REPLACED
 
 if TYPE_CHECKING:
     from pipeline.log import EventLog
@@ -105,11 +106,12 @@ def _summary(log: EventLog, args: argparse.Namespace) -> int:
     return 0
 
 
-#: A video is not watched if no run has done it under any configuration.
-_OPEN = """
-    with open as (
+#: A video is not watched if no run has done it under any configuration, and it is still there as far as one knows.
+_OPEN = f"""
+    with {REPLACED}, open as (
         select video_id, run_id, uris, status, reason, finished_at_us from videos
         where status <> 'done' and video_id not in (select video_id from videos where status = 'done')
+            and video_id not in (from replaced)
         qualify row_number() over (partition by video_id order by finished_at_us desc, run_id) = 1
     )"""
 

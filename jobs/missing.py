@@ -76,6 +76,19 @@ def done_names(log: EventLog, config_hash: str, skip: Mapping[str, str]) -> dict
     return {uri: r["size_bytes"] for r in rows.to_pylist() if r["video_id"] in skip for uri in r["uris"]}
 
 
+def not_done(log: EventLog, committed: Mapping[str, str]) -> tuple[int, int]:
+    """Of what is committed under a configuration: how many videos failed (or were quarantined), and how many of those
+    are not there any more, their files having been replaced since."""
+    failed = [video_id for video_id, status in committed.items() if status != "done"]
+    if not failed:
+        return 0, 0
+    from pipeline.log.replaced import REPLACED
+    from pipeline.log.sql import select
+
+    gone = select(log.snapshot(), f"with {REPLACED} from replaced")["video_id"].to_pylist()
+    return len(failed), len(set(failed).intersection(gone))
+
+
 def finish_orphan(log: EventLog, config_hash: str, host: Mapping[str, Any]) -> str | None:
     """A driver that died after its last video left nothing to do but to say so: the id of its run, which is done now.
 

@@ -125,13 +125,13 @@ def run(
     skip = {i: s for i, s in committed.items() if s == "done"} if retry_failed else committed
     if profile.notice:
         say(profile.notice)
-    if committed:
-        not_done = sum(s != "done" for s in committed.values())
-        again = "taken up again" if retry_failed else "left; --retry-failed takes them up again"
-        failed = f", {not_done:,} of them failed ({again})" if not_done else ""
-        say(f"{log} holds {len(committed):,} videos of this configuration already{failed}")
-    from jobs.missing import done_names, finish_orphan, forget_done, look_ahead, orphaned_run
+    from jobs.missing import done_names, finish_orphan, forget_done, look_ahead, not_done, orphaned_run
 
+    failed, replaced = not_done(event_log, committed)
+    if len(committed) > replaced:
+        again = "taken up again" if retry_failed else "left; --retry-failed takes them up again"
+        but = f", {failed - replaced:,} of them failed ({again})" if failed > replaced else ""
+        say(f"{log} holds {len(committed) - replaced:,} videos of this configuration already{but}")
     missing, sources = look_ahead(sources, done_names(event_log, config.config_hash, skip))
 
     from workers.already import leading_already

@@ -22,6 +22,7 @@ from pipeline.errors import LogError, UsageError
 from pipeline.log import EventLog
 from pipeline.log.localstore import LocalStore
 from pipeline.log.protocol import commit_path
+from pipeline.log.replaced import REPLACED
 from pipeline.log.schema import RECORDS
 from pipeline.log.sql import connect
 from pipeline.log.store import open_store
@@ -35,13 +36,14 @@ REOPEN_S = 300.0
 
 BINS = 240  # of the archive's density at most; fewer for few events, which would stand apart like hairs
 
-#: A video as pages list it: in its newest done run, else in its newest.
-CATALOG = """
-    create table catalog as
+#: A video as pages list it: in its newest done run, else in its newest. Those that could not be watched and were
+#: replaced by others since are none.
+CATALOG = f"""
+    create table catalog as with {REPLACED}
     select video_id, run_id, coalesce(uris[1], video_id) as name, uris, status, coalesce(reason, '') as reason,
         duration_us, width, height, rotation, codec, frame_rate, size_bytes, windows, coalesce(events, 0) as events,
         decode_s, model_s, finished_at_us, lost_us
-    from videos
+    from videos where status = 'done' or video_id not in (from replaced)
     qualify row_number() over (
         partition by video_id order by (status = 'done') desc, finished_at_us desc, run_id desc) = 1
     order by name, video_id"""

@@ -109,6 +109,40 @@ def test_log_shows_runs_and_failures(log: str, capsys: pytest.CaptureFixture[str
     assert "there is no event log here" in err
 
 
+def test_a_file_that_failed_and_was_watched_later_is_no_failure_any_more(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half copied, or not to be opened, it stood under another id. What failed under another name too is still there."""
+    from dataclasses import replace
+
+    from jobs.missing import not_done
+    from jobs.serve.archive import Archive
+    from workers.already import unread_id
+
+    path = str(tmp_path / "log")
+    log = EventLog.open(path, create=True)
+    log.begin_run(run_record())
+
+    def failed(identity: str, *names: str) -> None:
+        row = video_result(identity, status="failed", reason=f"denied: {names[-1]}", duration_us=None)
+        log.commit([replace(row, video_id=identity, uris=tuple(f"/archive/{name}" for name in names))])
+
+    done = [video_result(name) for name in ("locked.mp4", "half.mp4", "was-good.mp4")]
+    log.commit(done[2:])
+    for name in ("locked.mp4", "was-good.mp4", "locked-still.mp4"):
+        failed(unread_id(f"/archive/{name}"), name)
+    failed("1" * 32, "half.mp4")
+    failed("2" * 32, "half.mp4", "a copy of the half.mp4")
+    assert not_done(log, log.done("c1")) == (5, 1)  # the first half
+    log.commit(done[:2])
+    assert not_done(log, log.done("c1")) == (5, 2)
+    out, _ = run(capsys, "log", path, "--failures", "--format", "jsonl")
+    reasons = ["denied: a copy of the half.mp4", "denied: locked-still.mp4", "denied: was-good.mp4"]
+    assert sorted(json.loads(line)["reason"] for line in out.splitlines()) == reasons
+    facts = Archive(path).facts()
+    assert (facts.overview["videos"], facts.overview["failed"], facts.overview["reasons"][0]["videos"]) == (6, 3, 3)
+
+
 def test_log_upkeep(log: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     import shutil
 
