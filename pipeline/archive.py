@@ -15,17 +15,16 @@ from __future__ import annotations
 
 import glob
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
-from pipeline.errors import UsageError, VideoError, VideoReason
+from pipeline.errors import UsageError, VideoError
 from pipeline.fingerprint import fingerprint
+from pipeline.listing import PATIENCE_S, NoRoot, Patience, Unlisted
+from pipeline.lists import beside, lines_of
 from pipeline.patterns import VIDEO_EXTENSIONS, Filter, fixed_part, is_glob, spelt_extension
-from pipeline.storage import filesystem, local_path, object_info, stat_local, video_error
+from pipeline.storage import filesystem, local_path, object_info, stat_local
 from pipeline.video import Source
 
 __all__ = ["fingerprint", "list_sources"]
@@ -35,10 +34,14 @@ DEEPEST = 100  # directories below an argument
 
 
 def list_sources(
-    arguments: Sequence[str], include: Sequence[str] = (), exclude: Sequence[str] = ()
+    arguments: Sequence[str],
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    patience_s: float = PATIENCE_S,
 ) -> Iterator[Source | VideoError]:
     """The objects that `arguments` name (module docstring), lazily, each name once, in the order of the arguments and
-    sorted by path within each. What cannot be a video comes as a VideoError in its place.
+    sorted by path within each. What cannot be a video comes as a VideoError in its place; what cannot be listed as an
+    Unlisted, after `patience_s` where a store fails in a way that may pass.
 
     `include` and `exclude` are shell patterns in which `*` matches "/" too. One without "/" is held against the name
     of a file and of every directory between it and the argument; one with "/" against the end of the path. Where
@@ -46,14 +49,14 @@ def list_sources(
     a video); what matches `exclude` never is.
 
     Raises UsageError at once where an argument cannot be meant: none given, a path or list that does not exist, a
-    kind of URI that cannot be read here.
+    kind of URI that cannot be read here; and before anything is listed where the first has nothing to list.
     """
     if not arguments:
         raise UsageError("no archive given: name files, directories, globs, @lists or URIs")
     for argument in arguments:
         _check(argument)
     extensions = VIDEO_EXTENSIONS | {spelt for pattern in include if (spelt := spelt_extension(pattern))}
-    return _distinct(arguments, Filter(tuple(include), tuple(exclude), extensions))
+    return _distinct(arguments, Filter(tuple(include), tuple(exclude), extensions), Patience(patience_s))
 
 
 def _check(argument: str) -> None:
@@ -71,75 +74,78 @@ def _check(argument: str) -> None:
         raise UsageError(f"{uri}: no such {kind}")
 
 
-def _distinct(arguments: Sequence[str], chosen: Filter) -> Iterator[Source | VideoError]:
+def _distinct(arguments: Sequence[str], chosen: Filter, patience: Patience) -> Iterator[Source | VideoError]:
     seen: set[int] = set()  # hashes: a million names in tens of megabytes
     for argument in arguments:
-        found = _listed(argument[1:], chosen) if argument.startswith("@") else _expand(argument, chosen)
+        by_list = argument.startswith("@")
+        found = (_listed if by_list else _expand)(argument.removeprefix("@"), chosen, patience)
         for item in found:
+            if isinstance(item, NoRoot) and not seen:
+                raise UsageError(f"{item.uri}: {item.detail}")
             if (key := hash(item.uri)) not in seen:
                 seen.add(key)
                 yield item
 
 
-def _listed(name: str, chosen: Filter) -> Iterator[Source | VideoError]:
-    for number, line in enumerate(_lines(name), 1):
+def _listed(name: str, chosen: Filter, patience: Patience) -> Iterator[Source | VideoError]:
+    lines = enumerate(lines_of(name, patience), 1)
+    while True:
+        try:
+            number, line = next(lines)
+        except StopIteration:
+            return
+        except VideoError as error:
+            yield _unlisted(VideoError(name, error.reason, f"the list cannot be read: {error.detail}"), root=True)
+            return
         entry = line.strip().removeprefix("\ufeff")
         if "\0" in entry:
-            raise UsageError(f"{name}: line {number} is not text: a list has one path or URI on each line")
+            yield NoRoot(name, "unreadable", f"line {number} is not text: a list has one path or URI on each line")
+            return
         if not entry or entry.startswith("#"):
             continue
         try:
-            yield from _expand(_beside(name, entry), chosen)
+            for item in _expand(beside(name, entry), chosen, patience):
+                if isinstance(item, NoRoot):  # of a line, it is as a file that is gone
+                    yield VideoError(item.uri, item.reason, item.detail)
+                else:
+                    yield item
         except UsageError as error:  # one bad line does not stop the others
             yield VideoError(entry, "unsupported", f"line {number} of {name}: {error}")
 
 
-def _lines(name: str) -> Iterator[str]:
-    if name == "-":
-        yield from sys.stdin
-        return
-    path = local_path(os.path.expanduser(name))
-    try:
-        with fsspec.open(path or name, "rt", encoding="utf-8", errors="surrogateescape") as lines:
-            yield from lines
-    except Exception as error:  # whatever a storage library raises
-        raise UsageError(f"{name}: the list cannot be read: {video_error(name, error).detail}") from error
-
-
-def _beside(name: str, entry: str) -> str:
-    """A relative entry of a list, beside the list where it exists there."""
-    if name == "-" or "://" in entry or os.path.isabs(entry) or entry.startswith("~"):
-        return entry
-    path = local_path(os.path.expanduser(name))
-    if path is None:
-        return f"{name.rpartition('/')[0]}/{entry}"
-    beside = os.path.join(os.path.dirname(path), entry)
-    return beside if os.path.lexists(beside) or (is_glob(entry) and glob.glob(beside, recursive=True)) else entry
-
-
-def _expand(argument: str, chosen: Filter) -> Iterator[Source | VideoError]:
+def _expand(argument: str, chosen: Filter, patience: Patience) -> Iterator[Source | VideoError]:
     path = local_path(os.path.expanduser(argument))
     if path is None:
-        yield from _expand_remote(argument, chosen)
+        yield from _expand_remote(argument, chosen, patience)
     elif os.path.isdir(path):
-        yield from _nonempty(argument, "no_video", _walk(path, "", chosen, ()))
+        yield from _some(_walk(path, "", chosen, patience, ()), _no_video(argument))
     elif os.path.lexists(path) or not is_glob(argument):
         name = os.path.basename(path)
         if chosen.takes(name):
             yield _local(path)
     else:
-        yield from _nonempty(argument, "vanished", _glob_local(path, chosen))
+        yield from _some(_glob_local(path, chosen, patience), _no_match(argument))
 
 
-def _nonempty(
-    argument: str, reason: VideoReason, found: Iterable[Source | VideoError]
-) -> Iterator[Source | VideoError]:
+def _some(found: Iterable[Source | VideoError], nothing: VideoError) -> Iterator[Source | VideoError]:
+    """What is found; `nothing` where that is none."""
     empty = True
     for item in found:
         empty = False
         yield item
     if empty:
-        yield VideoError(argument, reason, "nothing there has the extension of a video and passes the patterns")
+        yield nothing
+
+
+def _no_video(uri: str) -> VideoError:
+    return VideoError(uri, "no_video", _NOTHING)
+
+
+def _no_match(pattern: str) -> NoRoot:
+    return NoRoot(pattern, "vanished", _NOTHING)
+
+
+_NOTHING = "nothing there has the extension of a video and passes the patterns"
 
 
 def _local(path: str) -> Source | VideoError:
@@ -165,28 +171,35 @@ def _sized(uri: str, size: int | None) -> Source | VideoError:
     return Source(uri, size)
 
 
-def _walk(path: str, prefix: str, chosen: Filter, above: tuple[tuple[int, int], ...]) -> Iterator[Source | VideoError]:
+def _walk(
+    path: str, prefix: str, chosen: Filter, patience: Patience, above: tuple[tuple[int, int], ...]
+) -> Iterator[Source | VideoError]:
     """Videos below a local directory. `above`: device and inode of the directories on the way, against link loops."""
     try:
-        status = os.stat(path)
+        status = patience(path, lambda: os.stat(path))
         here = (status.st_dev, status.st_ino)
         if here in above:
             return
         if len(above) == DEEPEST:
             yield _too_deep(path)
             return
-        with os.scandir(path) as entries:
-            found = sorted((entry.name, _is_directory(entry)) for entry in entries if entry.name[0] != ".")
-    except OSError as error:
-        yield video_error(path, error)
+        found = patience(path, lambda: _entries(path))
+    except VideoError as error:
+        yield _unlisted(error, root=not prefix)
         return
     for name, is_directory in found:
         relative, below = prefix + name, os.path.join(path, name)
         if is_directory:
             if not chosen.excludes(relative):
-                yield from _walk(below, relative + "/", chosen, (*above, here))
+                yield from _walk(below, relative + "/", chosen, patience, (*above, here))
         elif chosen.is_video(name) and chosen.takes(relative):
             yield _local(below)
+
+
+def _entries(path: str) -> list[tuple[str, bool]]:
+    """Name, and whether it is a directory, of what is in one and not hidden."""
+    with os.scandir(path) as entries:
+        return sorted((entry.name, _is_directory(entry)) for entry in entries if entry.name[0] != ".")
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool:
@@ -200,51 +213,66 @@ def _too_deep(uri: str) -> VideoError:
     return VideoError(uri, "unreadable", f"{DEEPEST} directories deep: name what is below it by itself")
 
 
-def _glob_local(pattern: str, chosen: Filter) -> Iterator[Source | VideoError]:
+def _unlisted(error: VideoError, root: bool) -> VideoError:
+    """What stands for a folder that cannot be listed. One below the `root` that is gone by now holds nothing."""
+    if error.reason == "vanished" and not root:
+        return error
+    of = NoRoot if root and error.reason != "storage" else Unlisted
+    return of(error.uri, error.reason, error.detail)
+
+
+def _glob_local(pattern: str, chosen: Filter, patience: Patience) -> Iterator[Source | VideoError]:
     spelt = spelt_extension(pattern)
     root = fixed_part(pattern) or "/"
     for path in sorted(set(glob.iglob(pattern, recursive=True))):
         relative = os.path.relpath(path, root)
         if os.path.isdir(path):
             if not pattern.endswith("**") and not chosen.excludes(relative):
-                yield from _walk(path, relative + "/", chosen, ())
+                yield from _walk(path, relative + "/", chosen, patience, ())
         elif chosen.is_video(path, spelt) and chosen.takes(relative):
             yield _local(path)
 
 
-def _expand_remote(uri: str, chosen: Filter) -> Iterator[Source | VideoError]:
+def _expand_remote(uri: str, chosen: Filter, patience: Patience) -> Iterator[Source | VideoError]:
     fs, path = filesystem(uri)
     try:
         if uri.startswith(("http://", "https://")) and uri.endswith("/"):
             info: dict[str, Any] = {"type": "directory"}
         else:
-            info = object_info(uri, fs, path)
+            info = patience(uri, lambda: object_info(uri, fs, path))
     except VideoError as error:
         if error.reason == "not_a_file":
             info = {"type": "directory"}
         elif error.reason == "vanished" and is_glob(uri):
-            yield from _nonempty(uri, "vanished", _glob_remote(uri, fs, path, chosen))
+            yield from _some(_glob_remote(uri, fs, path, chosen, patience), _no_match(uri))
             return
-        else:
-            yield error
+        else:  # named like a video, it is one; else it may be a prefix with any number of them
+            yield error if chosen.is_video(path) else _unlisted(error, root=True)
             return
     if info["type"] == "directory":
-        yield from _nonempty(uri, "no_video", _walk_remote(uri, fs, path, "", chosen))
+        yield from _some(_walk_remote(uri, fs, path, "", chosen, patience), _no_video(uri))
     elif chosen.takes(path.rsplit("/", 1)[-1]):
         yield _sized(uri, info.get("size"))
 
 
-def _walk_remote(uri: str, fs: Any, path: str, prefix: str, chosen: Filter) -> Iterator[Source | VideoError]:
+def _walk_remote(
+    uri: str, fs: Any, path: str, prefix: str, chosen: Filter, patience: Patience
+) -> Iterator[Source | VideoError]:
     """Videos below `path`, which `uri` + `prefix` names."""
     if prefix.count("/") == DEEPEST:  # a web server can go on for ever
         yield _too_deep(_below(uri, prefix))
         return
-    try:
+
+    def look() -> list[dict[str, Any]]:
         fs.invalidate_cache(path)
-        found = sorted(fs.ls(path, detail=True), key=lambda info: info["name"])
+        found = sorted(fs.ls(path, detail=True), key=lambda info: str(info["name"]))
         fs.invalidate_cache(path)  # a listing that nobody asks for again would stay in memory
-    except Exception as error:  # noqa: BLE001 - whatever a storage library raises becomes one typed item
-        yield video_error(_below(uri, prefix), error)
+        return found
+
+    try:
+        found = patience(_below(uri, prefix) if prefix else uri, look)
+    except VideoError as error:
+        yield _unlisted(error, root=not prefix)
         return
     for info in found:
         name = info["name"].rstrip("/").rsplit("/", 1)[-1]
@@ -253,20 +281,20 @@ def _walk_remote(uri: str, fs: Any, path: str, prefix: str, chosen: Filter) -> I
         relative = prefix + name
         if info["type"] == "directory":
             if not chosen.excludes(relative):
-                yield from _walk_remote(uri, fs, info["name"], relative + "/", chosen)
+                yield from _walk_remote(uri, fs, info["name"], relative + "/", chosen, patience)
         elif chosen.is_video(name) and chosen.takes(relative):
-            yield _remote(_below(uri, relative), fs, info)
+            yield _remote(_below(uri, relative), fs, info, patience)
 
 
-def _glob_remote(uri: str, fs: Any, pattern: str, chosen: Filter) -> Iterator[Source | VideoError]:
+def _glob_remote(uri: str, fs: Any, pattern: str, chosen: Filter, patience: Patience) -> Iterator[Source | VideoError]:
     spelt = spelt_extension(pattern)
     root = fixed_part(pattern)
     first, chain, rest = uri.partition("::")
     base = fixed_part(first) + chain + rest if is_glob(first) else fixed_part(uri)
     try:
-        found = sorted(fs.glob(pattern, detail=True).items())
-    except Exception as error:  # noqa: BLE001 - as above
-        yield video_error(uri, error)
+        found = patience(uri, lambda: sorted(fs.glob(pattern, detail=True).items()))
+    except VideoError as error:
+        yield _unlisted(error, root=True)
         return
     for path, info in found:
         relative = path.removeprefix(root).strip("/")
@@ -274,15 +302,15 @@ def _glob_remote(uri: str, fs: Any, pattern: str, chosen: Filter) -> Iterator[So
             continue
         if info["type"] == "directory":
             if not pattern.endswith("**") and not chosen.excludes(relative):
-                yield from _walk_remote(base, fs, path, relative + "/", chosen)
+                yield from _walk_remote(base, fs, path, relative + "/", chosen, patience)
         elif chosen.is_video(path, spelt) and chosen.takes(relative):
-            yield _remote(_below(base, relative), fs, info)
+            yield _remote(_below(base, relative), fs, info, patience)
 
 
-def _remote(uri: str, fs: Any, info: dict[str, Any]) -> Source | VideoError:
+def _remote(uri: str, fs: Any, info: dict[str, Any], patience: Patience) -> Source | VideoError:
     try:
-        size = info.get("size")
-        return _sized(uri, object_info(uri, fs, info["name"]).get("size") if size is None else size)
+        known = info if info.get("size") is not None else patience(uri, lambda: object_info(uri, fs, info["name"]))
+        return _sized(uri, known.get("size"))
     except VideoError as error:
         return error
 
