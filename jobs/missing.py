@@ -1,18 +1,14 @@
-"""What is left to do, and whose work it is: said before a run begins."""
+"""What is left to do: said before a run begins."""
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pipeline.errors import LogError, VideoError
+from pipeline.errors import VideoError
 from pipeline.video import Source
 
 if TYPE_CHECKING:
@@ -87,80 +83,6 @@ def not_done(log: EventLog, committed: Mapping[str, str]) -> tuple[int, int]:
 
     gone = select(log.snapshot(), f"with {REPLACED} from replaced")["video_id"].to_pylist()
     return len(failed), len(set(failed).intersection(gone))
-
-
-def finish_orphan(log: EventLog, config_hash: str, host: Mapping[str, Any]) -> str | None:
-    """A driver that died after its last video left nothing to do but to say so: the id of its run, which is done now.
-
-    `host`: who says so, and which archive was found to be done; runs of other archives are left alone.
-    """
-    from pipeline.live import ENDED, read_live, write_live
-
-    orphan = orphaned_run(log, config_hash, host["archive"])
-    if orphan is None or not log.take_over_run(*orphan, {**orphan[1], **host}):
-        return None
-    run_id = orphan[0]
-    log.finish_run(run_id, {}, "done")
-    with suppress(LogError):  # a word beside the log
-        for status in read_live(log.uri):
-            if status.run_id == run_id and status.state not in ENDED:
-                note = "its driver ended before it could say so"
-                write_live(log.uri, replace(status, state="done", note=note, left_s=None, stuck=()))
-    return run_id
-
-
-def orphaned_run(
-    log: EventLog, config_hash: str, archive: Sequence[str] | None = None
-) -> tuple[str, dict[str, Any]] | None:
-    """(id, host) of the newest run of this configuration (and of `archive`) whose driver is gone without a word."""
-    from pipeline.live import read_live
-    from pipeline.log.sql import select
-
-    query = "select run_id, host from runs where status = 'running' and config_hash = $1 order by started_at_us desc"
-    for row in select(log.snapshot(), query, [config_hash]).to_pylist():
-        host = json.loads(row["host"] or "{}")
-        if archive is not None and host.get("archive") != archive:
-            continue
-        if host.get("node") == platform.node() and host.get("boot") == boot_id():
-            gone = not _runs(host)
-        else:
-            try:
-                words = [status for status in read_live(log.uri) if status.run_id == row["run_id"]]
-            except LogError:
-                continue
-            gone = bool(words) and not words[0].is_live()  # one that never said a word may be about to
-        if gone:
-            return row["run_id"], host
-    return None
-
-
-def boot_id() -> str:
-    """What tells this boot of this machine from any other (a container may share its host's name); "" if unknown."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            return file.read().strip() + ":" + os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return ""
-
-
-def process_start() -> int:
-    """When this process was started, in clock ticks since boot: ids of processes are used again."""
-    return _start_of(os.getpid())
-
-
-def _runs(host: Mapping[str, Any]) -> bool:
-    """Whether the driver of a run on this machine is still there."""
-    return _start_of(int(host.get("process") or 0)) == host.get("process_start")
-
-
-def _start_of(pid: int) -> int:
-    """Field 22 of /proc/PID/stat (proc(5)); 0 where there is no such process."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            fields = file.read().rpartition(")")[2].split()
-    except OSError:
-        return 0
-    return 0 if fields[0] in "ZX" else int(fields[19])
 
 
 def forget_done(committed: Mapping[str, str]) -> Iterable[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.live import LiveStatus, State
@@ -47,6 +48,7 @@ class Following:
             model=model,
             archive=", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""),
             driver=f"{platform.node()}:{os.getpid()}",
+            job=_submitted_as(),
             replicas_wanted=shares.replicas,
             decoders=shares.decoders,
             budget_bytes=shares.budget_bytes,
@@ -60,9 +62,9 @@ class Following:
             observer for observer in (self._live, metrics, self._tracing, self._journal) if observer is not None
         ]
 
-    def begin(self, started_s: float, facts: dict[str, Any]) -> None:
-        """The run is in the log. `facts`: for the structured log."""
-        self._live.begin(int(started_s * 1e6))
+    def begin(self, started_s: float, facts: dict[str, Any], before: Mapping[str, float]) -> None:
+        """The run is in the log. `facts`: for the structured log; `before`: what earlier drivers of it did."""
+        self._live.begin(int(started_s * 1e6), before)
         if self._journal is not None and self._handler is not None:
             logging.getLogger().addHandler(self._handler)
             self._journal.begin({"model": self._first.model, "archive": self._first.archive, **facts})
@@ -81,3 +83,13 @@ class Following:
                 log.exception("the end of the run could not be told to one who follows it")
         if self._handler is not None:
             logging.getLogger().removeHandler(self._handler)
+
+
+def _submitted_as() -> str:
+    """The submission id of the job that this driver is; "" where it was not sent to a job server."""
+    from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+
+    try:
+        return str(json.loads(os.environ[RAY_JOB_CONFIG_JSON_ENV_VAR])["metadata"]["job_submission_id"])
+    except (KeyError, ValueError, TypeError):
+        return ""

@@ -125,13 +125,15 @@ def run(
     skip = {i: s for i, s in committed.items() if s == "done"} if retry_failed else committed
     if profile.notice:
         say(profile.notice)
-    from jobs.missing import done_names, finish_orphan, forget_done, look_ahead, not_done, orphaned_run
+    from jobs.missing import done_names, forget_done, look_ahead, not_done
+    from jobs.orphan import finish_orphan, orphaned_run, together, work_of
 
     failed, replaced = not_done(event_log, committed)
     if len(committed) > replaced:
         again = "taken up again" if retry_failed else "left; --retry-failed takes them up again"
         but = f", {failed - replaced:,} of them failed ({again})" if failed > replaced else ""
         say(f"{log} holds {len(committed) - replaced:,} videos of this configuration already{but}")
+    host = _host(archive)
     missing, sources = look_ahead(sources, done_names(event_log, config.config_hash, skip))
 
     from workers.already import leading_already
@@ -139,7 +141,7 @@ def run(
     already = leading_already(sources, skip)
     if already.rest is None:
         event_log.record_names(already.names)
-        finish_orphan(event_log, config.config_hash, _host(archive))
+        finish_orphan(event_log, config.config_hash, host)
         return _nothing_to_do(log, already.names)
 
     # Ray takes seconds to start: only now that there is something to do.
@@ -155,8 +157,9 @@ def run(
     say(missing.line(keeper.begun(skip)))
     run_id = new_run_id()
     begun: list[float] = []
+    before: dict[str, float] = {}  # what earlier drivers of this run did
 
-    orphan = orphaned_run(event_log, config.config_hash)
+    orphan = orphaned_run(event_log, config.config_hash, host["archive"])
     if orphan is not None:
         run_id = orphan[0]
         say(f"run {run_id} lost its driver: going on with it")
@@ -176,12 +179,14 @@ def run(
 
         def begin() -> None:
             begun.append(time.time())
-            record = _run_record(run_id, config, archive, begun[0], machines.resources, forecast)
+            record = _run_record(run_id, config, host, begun[0], machines.resources, forecast)
             if orphan is None:
                 event_log.begin_run(record)
-            elif not event_log.take_over_run(run_id, orphan[1], record.host):
+            elif event_log.take_over_run(run_id, orphan[1], record.host, forecast):
+                before.update(work_of(event_log, run_id))
+            else:
                 raise LogError(f"{log}: another driver has just taken over run {run_id}: let it work, or wait for it")
-            following.begin(begun[0], {"log": log, "config_hash": config.config_hash})
+            following.begin(begun[0], {"log": log, "config_hash": config.config_hash}, before)
 
         flow = Flow(
             already.rest,
@@ -208,7 +213,7 @@ def run(
             flow.run()
             status = "done"
             if not begun:
-                finish_orphan(event_log, config.config_hash, _host(archive))
+                finish_orphan(event_log, config.config_hash, host)
             if isinstance(factory, Placeable):
                 flow.progress.model = factory.summarise(settings, flow.progress.model)
         except (KeyboardInterrupt, SystemExit):
@@ -224,7 +229,7 @@ def run(
                     with (
                         nullcontext() if status == "done" else suppress(LogError)
                     ):  # the first error is the one to tell
-                        event_log.finish_run(run_id, flow.progress.totals(elapsed_s), status)
+                        event_log.finish_run(run_id, together(flow.progress.totals(elapsed_s), before), status)
             finally:
                 if begun:
                     following.end(flow.progress, status, why)
@@ -234,7 +239,7 @@ def run(
 def _run_record(
     run_id: str,
     config: RunConfig,
-    archive: str | Sequence[str],
+    host: Mapping[str, Any],
     started: float,
     resources: Mapping[str, float],
     forecast: Mapping[str, Any] | None = None,
@@ -248,7 +253,7 @@ def _run_record(
         model=config.model,
         weights_hash=config.weights_hash,
         code_version=_code_version(),
-        host={**_host(archive), "resources": {k: v for k, v in resources.items() if not k.startswith("node:")}},
+        host={**host, "resources": {k: v for k, v in resources.items() if not k.startswith("node:")}},
         started_us=int(started * 1e6),
         forecast=forecast or {},
     )
@@ -256,7 +261,7 @@ def _run_record(
 
 def _host(archive: str | Sequence[str]) -> dict[str, Any]:
     """Who drives a run, and over what."""
-    from jobs.missing import boot_id, process_start
+    from jobs.orphan import boot_id, process_start
 
     return {
         "node": platform.node(),

@@ -55,6 +55,7 @@ class LiveStatus:
     model: str = ""
     archive: str = ""
     driver: str = ""  # node and process
+    job: str = ""  # the submission id of the Ray job that it is; "" where it is none
     note: str = ""  # why it ended, or what it waits for
 
     videos_found: int = 0
@@ -96,6 +97,7 @@ class LiveStatus:
     budget_bytes: int = 0
     stuck: tuple[Stuck, ...] = ()
     failures: tuple[tuple[str, str], ...] = ()  # (uri, reason), the newest last, a few
+    before: Mapping[str, float] = field(default_factory=dict)  # what earlier drivers of this run did, as `work` says it
 
     @property
     def videos_total(self) -> int:
@@ -119,9 +121,31 @@ class LiveStatus:
         """Whether the run goes on: it has not ended and its driver has written within `SILENT_S`."""
         return not self.ended and self.silent_s(now_us) <= SILENT_S
 
+    def work(self) -> dict[str, float]:
+        """What has been done in this run, by earlier drivers too, under the names of a run's totals."""
+        done = {name: getattr(self, told) for name, told in _WORK.items()}
+        done["elapsed_s"] = (self.updated_at_us - self.started_at_us) / 1e6
+        return {name: value + self.before.get(name, 0) for name, value in done.items()}
+
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values; `read_live` understands them."""
         return {"version": VERSION, **asdict(self)}
+
+
+#: A number of a run's totals (workers.report.Progress) -> its name here.
+_WORK = {
+    "done": "videos_done",
+    "failed": "videos_failed",
+    "quarantined": "videos_quarantined",
+    "windows": "windows_done",
+    **{
+        name: name
+        for name in (
+            *("events", "frames", "video_us", "decode_s", "model_s", "commit_s", "input_tokens", "output_tokens"),
+            *("retries", "replica_deaths", "nodes_lost"),
+        )
+    },
+}
 
 
 def write_live(log_uri: str, status: LiveStatus) -> None:
@@ -209,10 +233,10 @@ def _value(name: str, kind: str, value: Any) -> Any:
     if name == "failures":
         pairs = [tuple(pair) for pair in _list(name, value) if isinstance(pair, list)]
         return tuple(p for p in pairs if len(p) == 2 and all(isinstance(part, str) for part in p))
-    if name == "rates":
+    if name in ("rates", "before"):
         if not isinstance(value, dict):
-            raise ValueError("rates is not an object")
-        return {k: float(v) for k, v in value.items() if isinstance(v, int | float)}
+            raise ValueError(f"{name} is not an object")
+        return {k: v for k, v in value.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     base, _, optional = kind.partition(" | ")
     if value is None and optional == "None":
         return None

@@ -61,9 +61,10 @@ class LiveReport:
         self._change = threading.Condition()
         self._thread: threading.Thread | None = None
 
-    def begin(self, started_at_us: int) -> None:
-        """The run is in the log from now on."""
-        self._put(replace(self._status, started_at_us=started_at_us, updated_at_us=time.time_ns() // 1000))
+    def begin(self, started_at_us: int, before: Mapping[str, float] | None = None) -> None:
+        """The run is in the log from now on. `before`: what earlier drivers of it did."""
+        now_us = time.time_ns() // 1000
+        self._put(replace(self._status, started_at_us=started_at_us, updated_at_us=now_us, before=before or {}))
         self._thread = threading.Thread(target=self._write, name="live", daemon=True)
         self._thread.start()
 

@@ -100,10 +100,12 @@ class EventLog:
                 raise LogError(f"{self.uri}: run {run.run_id} is already in the log; a run needs a new id")
             self._runs[run.run_id] = run, self._replace_run(delta, rows.run_batch(run, "running"), None)
 
-    def take_over_run(self, run_id: str, gone: Mapping[str, Any], host: Mapping[str, Any]) -> bool:
+    def take_over_run(
+        self, run_id: str, gone: Mapping[str, Any], host: Mapping[str, Any], forecast: Mapping[str, Any] | None = None
+    ) -> bool:
         """Go on with a run whose driver is gone: from now on its row is this committer's to finish. `gone`: the `host`
-        of the row as the driver left it; `host`: where the run is driven from now. False where the run is not in the
-        log, has ended, or somebody else was quicker."""
+        of the row as the driver left it; `host`: where the run is driven from now; `forecast`: a newer one. False where
+        the run is not in the log, has ended, or somebody else was quicker."""
         with self._lock:
             delta = self._writable()
             while True:
@@ -121,7 +123,7 @@ class EventLog:
                     code_version=row["code_version"],
                     host=host,
                     started_us=row["started_at_us"],
-                    forecast=json.loads(row["forecast"] or "{}"),
+                    forecast=forecast or json.loads(row["forecast"] or "{}"),
                 )
                 with self._writing_files():
                     written = self._file("runs", fresh_name(), RUNS, [rows.run_batch(run, "running")])

@@ -112,7 +112,7 @@ def test_log_shows_runs_and_failures(log: str, capsys: pytest.CaptureFixture[str
 def test_a_file_that_failed_and_was_watched_later_is_no_failure_any_more(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Half copied, or not to be opened, it stood under another id. What failed under another name too is still there."""
+    """Half copied, or not to be opened, it stood by another id. What failed under another name too is still there."""
     from dataclasses import replace
 
     from jobs.missing import not_done
