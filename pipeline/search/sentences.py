@@ -102,15 +102,24 @@ _LENGTH_AFTER = re.compile(
     r"|in (?:length|total|duration|all))\b|(?:钟|之|以)?(?:后|前|长|内)",
     re.I,
 )
+#: What claims that something happens then.
+_CLAIM = re.compile(
+    rf"(?:\b(?:at|from|until|till|since|by|after|before|around|during|between|and|to)|@|\bt ?=|[-–—~第在从自于至到约])"
+    rf"(?: ?{_ABOUT})* ?$",
+    re.I,
+)
+_INTO = re.compile(r"[ -]?(?:into|mark|point|in)\b|处|时")
 _UNIT_S = {"second": 1, "minute": 60, "hour": 3600}
 
 
-def times(sentence: str) -> Iterator[Named]:
+def times(sentence: str, texts: Collection[str] = ()) -> Iterator[Named]:
     """Every time of a video that a sentence names in figures: 1:02, 45.5 s, second 45, 1分2秒. Lengths of time (for 3
-    seconds, 3 seconds later) are none. Raises UsageError for what looks like a time and is none (0:75)."""
-    text = unicodedata.normalize("NFKC", sentence)
-    for clock in _CLOCK.findall(text):
-        yield Named(parse_time(clock), SLACK_US)
+    seconds, 3 seconds later) are none, nor are figures that stand so in one of `texts`, which events say: "the sign
+    says 12:30", but not "at 12:30". Raises UsageError for what looks like a time and is none (0:75)."""
+    text, said = _spelt(sentence), [_spelt(each) for each in texts]
+    for clock in _CLOCK.finditer(text):
+        if not _is_said(text, clock, said):
+            yield Named(parse_time(clock[0]), SLACK_US)
     for found in _ORDINAL.finditer(text):
         unit, *figures = (found[5], found[4]) if found[4] else (found[1], found[2], found[3])
         for figure in figures:
@@ -118,7 +127,7 @@ def times(sentence: str) -> Iterator[Named]:
                 yield _named({unit.lower(): figure}, perhaps_length=False)
     for found in _AMOUNT.finditer(text):
         parts = {unit: found[f"{unit}s"] for unit in _UNIT_S if found[f"{unit}s"]}
-        if not parts:
+        if not parts or _is_said(text, found, said):
             continue
         before, after = text[max(0, found.start() - 60) : found.start()], text[found.end() : found.end() + 30]
         point = bool(_POINT.search(before))
@@ -128,6 +137,20 @@ def times(sentence: str) -> Iterator[Named]:
         yield _named(parts, perhaps_length=not point)
         if start := found["first"] or found["between"]:
             yield _named({next(iter(parts)): start}, perhaps_length=not point)
+
+
+def _spelt(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).split())
+
+
+def _is_said(text: str, figure: re.Match[str], said: Collection[str]) -> bool:
+    """Whether a figure of the text, with what makes it a time of the video, stands in one of the texts of events."""
+    if not said or _INTO.match(text, figure.end()):
+        return False
+    point = _CLAIM.search(text, max(0, figure.start() - 60), figure.start())
+    words = text[point.start() if point else figure.start() : figure.end()].strip()
+    literal = re.compile(rf"(?<![\d:.,A-Za-z]){re.escape(words)}(?![A-Za-z]|[:.,]?\d)", re.I)
+    return any(literal.search(each) for each in said)
 
 
 def _named(parts: dict[str, str], *, perhaps_length: bool) -> Named:

@@ -21,6 +21,7 @@ EVIDENCE = [
     seen(1, 4, 6, "the red circle leaves"),
     seen(2, 20, 21, "EXIT 89:59"),
     seen(3, 125, 126, "a dog", "/archive/clip 10s. b.mp4"),
+    seen(4, 3765, 3770, "sign says 12:30, wait 40 s; open from 9:00 to 17:00, 0:75"),
 ]
 
 
@@ -44,6 +45,11 @@ EVIDENCE = [
         "在第4秒离开[1]。",
         "2分5秒有狗叫，第2分钟[3]。",
         'The sign "EXIT 89:59" is on [2].',
+        # Figures of a text that is seen, without quotation marks.
+        "The sign says 12:30 at 1:02:45 [4].",
+        "The sign says 12:30, 0:75, wait 40 s [4].",
+        "The shop is open from 9:00 [4].",
+        "1:02:45，牌子写着１２：３０[4]。",
         # Lengths of time.
         "It is on for 300 seconds [1].",
         "It is gone 30 seconds later [1].",
@@ -82,6 +88,12 @@ def test_what_stands(said: str) -> None:
         "0：50离开[1]。",
         "第50分钟离开[1]。",
         "EXIT is shown at 89:59 [2].",
+        "The sign is there at 12:30 [4].",
+        "The sign says 2:30 at 1:02:45 [4].",
+        "The sign says 12:30 [1].",
+        "40 s into the video is the sign [4].",
+        "在12:30有牌子[4]。",
+        "At 0:75 [1].",
     ],
 )
 def test_a_time_in_none_of_the_events_cited(said: str) -> None:
