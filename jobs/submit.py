@@ -18,7 +18,9 @@ from typing import Any
 from jobs import run
 from jobs.extras import needed
 from jobs.package import Shipment, localise, run_actions, run_arguments, runtime_env
+from model.registry import located
 from pipeline.errors import UsageError
+from pipeline.storage import local_path
 
 DESCRIPTION = """\
 Send a run to a Ray cluster through its job server, follow it, and look after it there.
@@ -204,29 +206,20 @@ def _list(server: Any, as_json: bool) -> int:
 
 
 def _status(server: Any, job: str, as_json: bool) -> int:
-    from pipeline.errors import LogError
-    from pipeline.live import read_live
+    from jobs.top import render_run, run_of
 
-    details = server.job(job)
-    facts = _facts(details)
-    try:
-        runs = [
-            s for s in read_live(facts["log"]) if details.start_time and s.started_at_us >= details.start_time * 1000
-        ]
-    except LogError:
-        runs = []  # a log that only the cluster can reach
+    facts = _facts(server.job(job))
+    live = run_of(job, facts["log"])
     if as_json:
-        print(json.dumps({**facts, "live": runs[0].as_json() if runs else None}, indent=2))
+        print(json.dumps({**facts, "live": live.as_json() if live else None}, indent=2))
         return 0
     for name, value in facts.items():
         if value:
             print(f"{name:<8} {value}")
-    if runs:
+    if live:
         from rich.console import Console
 
-        from jobs.top import render_run
-
-        Console().print(render_run(runs[0]))
+        Console().print(render_run(live))
     return 0
 
 
@@ -259,13 +252,27 @@ def _arguments_of(server: Any, job: str, now: argparse.Namespace) -> argparse.Na
         raise UsageError(f"{job} was not sent by `secondsight submit`: submit its run again") from None
     if "@-" in words:
         raise UsageError(f"{job} read its list from standard input: submit it again with the list")
-    if os.path.isdir(directory):
-        os.chdir(directory)  # its relative paths meant this
     parser = argparse.ArgumentParser(prog="secondsight submit")
     add_arguments(parser)
     again = parser.parse_args(words)
+    if relative := _relative(again):
+        if not os.path.isdir(directory):
+            raise UsageError(
+                f"{job} was sent from {directory}, which is not here, and what {relative[0]} meant there is not known:"
+                " resume it there, or submit it again"
+            )
+        os.chdir(directory)
     again.no_wait, again.job = now.no_wait, now.job
     return again
+
+
+def _relative(args: argparse.Namespace) -> list[str]:
+    """The files that arguments name by a path that means something else in another directory."""
+    names = [*(name.removeprefix("@") for name in args.archive), args.log, args.forecast, *args.module]
+    names += [args.prompt] if (args.prompt or "").endswith(".toml") else []
+    names += [part.partition("=")[2] for part in (args.redact or "").split(",")]
+    elsewhere = ("/", "~", "file://")
+    return [name for name in names if name and local_path(name) is not None and not name.startswith(elsewhere)]
 
 
 def _as_given(args: argparse.Namespace) -> str:
@@ -273,7 +280,9 @@ def _as_given(args: argparse.Namespace) -> str:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     kept = [a for a in run_actions(parser) if a.dest not in ("no_wait", "job", "token_file", "ca", "insecure")]
-    return json.dumps({"words": run_arguments(kept, args), "directory": os.getcwd()})
+    model = located(args.model)  # a name of a hub, or a whole path: this machine knows which
+    values = argparse.Namespace(**{**vars(args), "model": model})
+    return json.dumps({"words": run_arguments(kept, values), "directory": os.getcwd()})
 
 
 def _run_parser() -> argparse.ArgumentParser:

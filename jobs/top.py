@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
             print(json.dumps([_plain(s) for s in shown], indent=2))
         else:
             Console().print(render(shown, args.where))
-        return 0 if any(isinstance(s, LiveStatus) and s.is_live() for s in shown) else NOTHING_RUNS
+        return 0 if any(map(_goes, shown)) else NOTHING_RUNS
     try:
         if args.json:
             while True:
@@ -79,6 +79,11 @@ def main(args: argparse.Namespace) -> int:
                 time.sleep(args.interval)
     except KeyboardInterrupt:
         return 0
+
+
+def _goes(shown: LiveStatus | dict[str, Any]) -> bool:
+    """Whether a run goes on; of a job whose log cannot be reached from here, by the job server's word."""
+    return shown.is_live() if isinstance(shown, LiveStatus) else shown["status"] in ("pending", "running")
 
 
 def _guarded(look: Callable[[], Sequence[Any]], where: str) -> RenderableType:
@@ -121,19 +126,23 @@ def _look_at_cluster(args: argparse.Namespace) -> Callable[[], Sequence[Any]]:
             going = job.status.value in ("PENDING", "RUNNING")
             if MARK not in (job.metadata or {}) or not (going or args.all):
                 continue
-            try:
-                since_us = (job.start_time or 0) * 1000
-                runs = [
-                    s for s in read_live(log) if s.started_at_us >= since_us and s.run_id.startswith(args.run or "")
-                ]
-            except LogError:
-                runs = []
+            run = run_of(job.submission_id, log)
+            if args.run and not (run is not None and run.run_id.startswith(args.run)):
+                continue
             # A log that only the cluster can reach: what its driver printed last.
-            shown.append(runs[0] if runs else {"job": job.submission_id, "status": job.status.value.lower(),
+            shown.append(run or {"job": job.submission_id, "status": job.status.value.lower(),
                          "log": log, "said": server.logs(job.submission_id)[-500:].splitlines()[-1:]})  # fmt: skip
         return shown
 
     return look
+
+
+def run_of(job: str, log: str) -> LiveStatus | None:
+    """The run that a submitted job is; None while there is none, and where its log cannot be reached from here."""
+    try:
+        return next((status for status in read_live(log) if status.job == job), None) if log else None
+    except LogError:
+        return None
 
 
 def _plain(shown: LiveStatus | dict[str, Any]) -> dict[str, Any]:

@@ -157,6 +157,38 @@ def test_what_is_needed_is_sent_along(tmp_path: Path, monkeypatch: pytest.Monkey
     assert names & OPTIONAL == {"vllm", "s3fs", "opentelemetry-sdk"} and {"av", "deltalake"} <= names
 
 
+def test_a_job_is_resumed_only_where_its_relative_paths_mean_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tmp_path / "there"
+    (there / "weights" / "moe").mkdir(parents=True)
+    (tmp_path / "here").mkdir()
+    words = (
+        ["clips/", "--log", "/shared/log"],
+        ["s3://b/a/", "--log", "log"],
+        ["@list.txt", "--log", "s3://b/log"],
+        ["s3://b/a/", "--log", "s3://b/log", "--redact", "text,faces=yunet.onnx"],
+        ["s3://b/a/", "/clips", "@~/l.txt", "--log", "s3://b/log", "--prompt", "ocr", "--model", "weights/moe"],
+    )
+    monkeypatch.chdir(there)
+    sent = [submit._as_given(_parsed(*each)) for each in words]
+    job = argparse.Namespace(status=argparse.Namespace(value="STOPPED"))
+    server = argparse.Namespace(job=lambda number: argparse.Namespace(**vars(job), metadata={"given": sent[number]}))
+    for number, each in enumerate(words):
+        monkeypatch.chdir(tmp_path / "here")
+        again = submit._arguments_of(server, number, _parsed())  # type: ignore[arg-type]
+        assert again.archive == each[: each.index("--log")]
+        assert Path.cwd() == (tmp_path / "here" if number == 4 else there)
+    assert again.model == str(there / "weights" / "moe")
+    monkeypatch.chdir(tmp_path / "here")
+    there.rename(tmp_path / "gone")
+    for number, name in enumerate(("clips/", "log", "list.txt", "yunet.onnx")):
+        with pytest.raises(UsageError, match=rf"{there}, which is not here, and what {name} meant"):
+            submit._arguments_of(server, number, _parsed())  # type: ignore[arg-type]
+    assert submit._arguments_of(server, 4, _parsed()).log == "s3://b/log"  # type: ignore[arg-type]
+    assert Path.cwd() == tmp_path / "here"
+
+
 def test_every_model_that_comes_with_secondsight_has_its_extras_said() -> None:
     assert set(BUILT_IN) <= {pattern for pattern, _ in BY_MODEL}
     assert BY_MODEL[-1] == ("*", ("qwen",))
@@ -290,7 +322,8 @@ def test_the_whole_life_of_a_job(
     listed = {job["job"]: job for job in json.loads(out)}
     assert listed["slow"]["status"] == "running" and listed["slow"]["log"] == str(log)
     assert listed["first"]["status"] == "succeeded"
-    assert json.loads(command("--status", "slow", "--json")[1])["live"]["state"] == "running"
+    runs = [json.loads(command("--status", job, "--json")[1])["live"] for job in ("first", "slow")]
+    assert [(run["job"], run["state"]) for run in runs] == [("first", "done"), ("slow", "running")]
     status, _, err = command("--resume", "slow")
     assert status == 1 and "has not ended" in err
     assert command("--stop", "slow")[:2] == (0, "slow: stopped\n")

@@ -7,6 +7,8 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -51,6 +53,50 @@ def test_a_run_whose_driver_is_silent_and_one_that_failed() -> None:
     assert "silent" in dead and "said nothing for 1:40" in dead and "running" not in dead
     failed = _seen(replace(GOING, state="failed", note="no replica came up", left_s=None))
     assert "failed" in failed and "no replica came up" in failed and " left" not in failed
+
+
+def test_a_cluster_shows_of_each_job_its_own_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two jobs that write one log, and one whose log cannot be reached from here but which goes on."""
+    from jobs import jobserver
+
+    log, now = str(tmp_path), time.time_ns() // 1000
+    for number, job in enumerate(("one", "two")):
+        write_live(log, replace(GOING, run_id=f"run-{job}", job=job, started_at_us=now + number, updated_at_us=now))
+    logs = {"one": log, "two": log, "three": str(tmp_path / "elsewhere")}
+    states = {"one": "RUNNING", "two": "RUNNING", "three": "PENDING"}
+
+    class Server:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            pass
+
+        def jobs(self) -> list[Any]:
+            return [
+                SimpleNamespace(
+                    submission_id=job,
+                    start_time=1,
+                    status=SimpleNamespace(value=states[job]),
+                    metadata={"secondsight": "1", "log": where},
+                )
+                for job, where in logs.items()
+            ]
+
+        def logs(self, job: str) -> str:
+            return "looking\nfound"
+
+    monkeypatch.setattr(jobserver, "JobServer", Server)
+
+    def look(*words: str) -> tuple[int, list[Any]]:
+        status = main(["top", "http://h:8265", "--once", "--json", *words])
+        return status, [shown.get("run_id") or shown["said"] for shown in json.loads(capsys.readouterr().out)]
+
+    assert look() == (0, ["run-one", "run-two", ["found"]])
+    assert look("--run", "run-t") == (0, ["run-two"])
+    del logs["one"], logs["two"]
+    for going, status in (("PENDING", 0), ("RUNNING", 0), ("FAILED", 3)):
+        states["three"] = going
+        assert look("--all") == (status, [["found"]])
 
 
 def test_once_says_what_runs_and_its_status_says_whether(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
