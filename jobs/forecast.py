@@ -26,6 +26,9 @@ calibration run on this machine decodes some of its windows (and watches them, w
 model is asked about as many at once as in a run, and its time taken by the clock). Without one: what a Qwen3-VL needs
 in memory, for each number of ranks, by part.
 
+The calibration shows the model real pictures, and sends them to the server of a served one: --redact as for run hides
+in them what is to be hidden in the run, and the time that takes is part of the forecast.
+
 MODEL is as for `secondsight run`, or a published size of Qwen3-VL: 2B, 4B, 8B, 32B, 30B-A3B, 235B-A22B. A GPU that is
 not at hand is computed from its data sheet and the assumptions that are printed; what was measured says so.
 
@@ -56,6 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fps", metavar="RATE", help="frames per second (default: what suits the model)")
     parser.add_argument("--window", metavar="TIME", help="what it sees at once")
     parser.add_argument("--short-side", type=int, metavar="PX", help="shorter side of the pictures")
+    parser.add_argument(
+        "--redact", metavar="WHAT,...", help="as for run: what no model gets to see, this calibration's included"
+    )
     machines = parser.add_argument_group("machines")
     machines.add_argument("--gpu", help="which card: H100, H200, B200, A100, L40S, L4, A10G, MI300X")
     machines.add_argument("--count", type=int, default=1, metavar="N", help="how many GPUs (default: 1)")
@@ -130,6 +136,7 @@ def forecast(args: argparse.Namespace) -> dict[str, Any]:
         measured = calibrate(found.sample, config, profile, loaded, {}, args.calibrate, served)
     facts: dict[str, Any] = {
         "model": args.model or "signals",
+        "redact": list(config.sampling.redact),
         "archive": {
             "videos": found.names,
             "bytes": found.bytes,
@@ -168,7 +175,7 @@ def _who(args: argparse.Namespace) -> tuple[ModelProfile, RunConfig, Any]:
         factory = find_model(model)
         profile = factory.profile({})
     window_s = parse_time(args.window) / 1e6 if args.window else None
-    return profile, configure(profile, args.fps, window_s, None, args.short_side), factory
+    return profile, configure(profile, args.fps, window_s, None, args.short_side, redact=args.redact), factory
 
 
 def _published_profile(model: str) -> ModelProfile:

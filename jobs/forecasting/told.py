@@ -31,8 +31,9 @@ def report(facts: dict[str, Any]) -> str:
     if measured:
         what = "ask about it" if served else "watch"
         watched = f", {measured['model_s']:.3f} s to {what}" if measured["model_s"] is not None else ""
+        hidden = " and hide in it what is to be hidden" if facts["redact"] else ""
         lines.append(
-            f"measured   {measured['decode_s']:.3f} s of a core to decode a window{watched} "
+            f"measured   {measured['decode_s']:.3f} s of a core to decode a window{hidden}{watched} "
             f"({measured['windows']} windows, here)"
         )
     if served:

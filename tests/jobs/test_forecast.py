@@ -283,6 +283,47 @@ def test_a_served_model_is_measured_by_the_clock_with_many_windows_at_once(
     assert "s a window by the clock" in told and "the server's is not counted" in told
 
 
+def test_a_calibration_sends_no_picture_that_the_run_would_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import base64
+
+    import av
+    import cv2
+    import numpy as np
+
+    from tests.model import served_fake
+
+    clip = tmp_path / "coded.mp4"
+    with av.open(str(clip), "w") as container:
+        stream = container.add_stream("libx264", rate=2, options={"preset": "ultrafast", "crf": "12"})
+        stream.width, stream.height, stream.pix_fmt, stream.thread_count = 320, 180, "yuv420p", 1
+        picture = np.full((180, 320, 3), 230, np.uint8)
+        code = cv2.resize(cv2.QRCodeEncoder.create().encode("A7"), (100, 100), interpolation=cv2.INTER_NEAREST)
+        picture[40:140, 110:210] = code[..., None]
+        for _ in range(4):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+    def seen(*words: str) -> list[str]:
+        """What a reader of codes gets out of each picture that came."""
+        fake.came.clear()
+        assert main(["forecast", str(clip), "--model", model, "--window", "1", "--cpus", "1", *words]) == 0
+        told = [message["content"] for body in fake.came for message in body["messages"]]
+        parts = [part for content in told if isinstance(content, list) for part in content]
+        urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+        data = [base64.b64decode(url.partition(",")[2]) for url in urls]
+        pictures = [cv2.imdecode(np.frombuffer(one, np.uint8), cv2.IMREAD_COLOR) for one in data]
+        return [cv2.QRCodeDetector().detectAndDecode(picture)[0] for picture in pictures if picture is not None]
+
+    with served_fake.running() as fake:
+        fake.facts = {"/v1/models": {"data": [{"id": "tiny", "owned_by": "somebody"}]}}
+        model = f"openai:{fake.url}#tiny"
+        assert set(seen()) == {"A7"}
+        assert set(seen("--redact", "codes")) == {""}
+    assert "to decode a window and hide in it what is to be hidden" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
