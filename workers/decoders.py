@@ -21,6 +21,8 @@ SHORT_VIDEOS = 32  # that one task decodes, at most
 
 #: How often a segment is begun without one more window coming of it, by what went wrong; once where not listed.
 TRIES: dict[str, int] = {"crash": 3, "memory": 3, "storage": 6, "timeout": 2, "changed": 2}
+#: After its tries, the video goes on without the window where this happens; with anything else it has failed.
+LOSABLE = frozenset({"crash", "memory", "timeout"})
 BACK_OFF_S = 1.0  # before the second try; doubled before each further one
 MAX_MOVES = 10  # times that a segment may lose its node
 
@@ -89,8 +91,8 @@ class _Open:
 class Decoders:
     """`at_once`: how many may be open; may be changed at any time.
 
-    `fail(video_id, reason)` is called for a video that cannot be decoded; `lose(video_id, window, detail)` for a window
-    that ends every decoder: returns whether the video goes on without it.
+    `fail(video_id, reason)` is called for a video that cannot be decoded; `lose(video_id, window, reason)` for a window
+    that cannot: returns whether the video goes on without it.
     """
 
     def __init__(
@@ -296,12 +298,13 @@ class Decoders:
         if tries < TRIES.get(reason, 1):
             pause_s = BACK_OFF_S * 2 ** (tries - 1) if reason in TRANSIENT or reason == "memory" else 0.0
             self._try_again(opened, opened.place, rest, tries + 1, now + pause_s, careful=True)
-        elif reason == "crash" and self._lose(video_id, rest.first, detail):
-            if rest.first < rest.last:
-                after = Segment(segment.video, rest.first + 1, rest.last)
-                self._try_again(opened, opened.place, after, 1, now, careful=True)
-        else:
+        elif reason not in LOSABLE:
             self._fail(video_id, f"{reason}: {detail}")
+        elif self._lose(video_id, rest.first, f"{reason}: {detail}") and rest.first < rest.last:
+            after = Segment(segment.video, rest.first + 1, rest.last)
+            # What hangs costs its time limit each time: the windows that follow are given one try, until one comes.
+            tries = 1 if reason == "crash" else TRIES[reason]
+            self._try_again(opened, opened.place, after, tries, now, careful=True)
 
     def _try_again(
         self, opened: _Open, place: int, segment: Segment, tries: int, not_before: float, careful: bool = False

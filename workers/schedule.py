@@ -11,7 +11,6 @@ import math
 from bisect import insort
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 from pipeline.event import WindowEvents
 from pipeline.log.records import Status
@@ -19,34 +18,13 @@ from pipeline.plan import SECOND_US, Sampling, Window, Windowing, segments
 from pipeline.video import Video
 from workers.budget import Budget
 from workers.decoders import BACK_OFF_S, Decoders
+from workers.standing import MAX_DEADLY_ROW, MAX_LOST_ROW, MAX_REFUSED, MAX_REFUSED_ROW, Standing
 from workers.work import Answer, Batch, Decoded, DecodeOrder, Parcel, Waiting, Watched
 
 MAX_KILLS = 3  # replicas that a window may take with it before it is quarantined
-MAX_QUARANTINED = 3  # windows of one video, before the rest of it is given up
-MAX_REFUSED = 8  # windows of one video that the model refuses, before it has failed where none was answered,
-MAX_REFUSED_ROW = 30  # and in a row, before the rest of it is given up where some were
-MAX_NAMED = 5  # windows that the reason of a video names
-MAX_LOST = 3  # windows of one video that end every decoder, before it has failed
 MAX_LOSSES = 5  # times that a window's frames may vanish from the object store (with a node)
 NEAR = 4  # a replica looks so many calls ahead for frames on its own node,
 NEAR_S = 5.0  # unless the oldest window waits for so long already
-
-
-@dataclass(slots=True)
-class _Work:
-    """A video that is being worked on. `blind`: windows without one frame, because they end every decoder."""
-
-    video: Video
-    order: int
-    windows: int
-    missing: int  # windows without an answer
-    window_bytes: int
-    answers: list[Answer] = field(default_factory=list)
-    quarantined: list[str] = field(default_factory=list)
-    refused: int = 0
-    refused_row: int = 0  # without an answer in between
-    blind: list[str] = field(default_factory=list)
-    lost_us: set[tuple[int, int]] = field(default_factory=set)
 
 
 class Schedule:
@@ -66,7 +44,7 @@ class Schedule:
         self._batch_windows = batch_windows
         self.budget = Budget(budget_bytes)
         self.decoders = Decoders(windowing, self.budget, decoders, segment_us, self.fail, self._lose)
-        self._videos: dict[str, _Work] = {}
+        self._videos: dict[str, Standing] = {}
         self._ready: list[Waiting] = []  # by video and window
         self._losses: dict[tuple[str, int], int] = {}
         self._finished: deque[Watched] = deque()
@@ -94,8 +72,9 @@ class Schedule:
         windows = self._windowing.count(video.duration_us)
         self._orders += 1
         lost = {span for answer in kept for span in answer.decoded.lost_us}
-        work = _Work(
-            video, self._orders, windows, windows - len(kept), self.window_bytes(video), list(kept), lost_us=lost
+        missing = windows - len(kept)
+        work = Standing(
+            video, self._orders, windows, missing, missing, self.window_bytes(video), list(kept), lost_us=lost
         )
         self._videos[video.video_id] = work
         if not windows:
@@ -141,7 +120,8 @@ class Schedule:
         self.taken_windows += len(parcel.windows)
         for place, decoded in enumerate(parcel.windows):
             work = self._videos.get(decoded.window.video_id)
-            if work is not None:
+            if work is not None and not work.cut:
+                work.undecoded -= 1
                 work.lost_us.update(decoded.lost_us)
                 self._hold(Waiting(decoded, frames, place, work.order, work.window_bytes, parcel.node, now))
         for place, (reason, detail) in sorted(parcel.failed.items()):
@@ -211,7 +191,7 @@ class Schedule:
             if none_answered and enough and work.refused == len(work.quarantined):
                 self.fail(work.video.video_id, f"model: {work.quarantined[0]}")
             elif work.refused_row >= MAX_REFUSED_ROW and work.missing > 1:
-                self._give_up(work)
+                self._end(work.video.video_id, "quarantined", f"{work.named()}; the rest was not watched")
             else:
                 self._one_less(work)
 
@@ -234,8 +214,9 @@ class Schedule:
                 self._hold(waiting)
                 continue
             work.quarantined.append(f"{self._name(waiting.window)} ended {waiting.kills} replicas: {detail}")
-            if len(work.quarantined) - work.refused >= MAX_QUARANTINED and work.missing > 1:
-                self._give_up(work)
+            work.deadly.add(waiting.window.index)
+            if work.too_many(work.deadly, waiting.window.index, MAX_DEADLY_ROW) and work.missing > 1:
+                self._end(work.video.video_id, "quarantined", f"{work.named()}; the rest was not watched")
             else:
                 self._one_less(work)
 
@@ -248,12 +229,16 @@ class Schedule:
             work = self._videos.get(window.video_id)
             if work is None:
                 continue
+            if work.cut:
+                self._one_less(work)
+                continue
             key = window.video_id, window.index
             losses = self._losses[key] = self._losses.get(key, 0) + 1
             if losses > MAX_LOSSES:
                 why = "found no room" if pause else "vanished"
                 self.fail(window.video_id, f"storage: {self._name(window)}: its frames {why} {losses} times")
             else:
+                work.undecoded += 1
                 not_before = now + (BACK_OFF_S * 2 ** (losses - 1) if pause else 0.0)
                 self.decoders.again(work.video, work.order, work.window_bytes, window.index, not_before)
 
@@ -264,34 +249,37 @@ class Schedule:
         if video_id in self._videos:
             self._end(video_id, "failed", reason)
 
-    def _lose(self, video_id: str, index: int, detail: str) -> bool:
-        """A window ends every decoder: the video goes on without its frames, unless too many are like that."""
+    def _lose(self, video_id: str, index: int, reason: str) -> bool:
+        """A window cannot be decoded: the video goes on without its frames, unless too many are like that. Then nothing
+        more of it is decoded, and what has been is still watched."""
         work = self._videos.get(video_id)
-        if work is None:
+        if work is None or work.cut:
             return False
         window = self._windowing.window(video_id, index, work.video.duration_us)
-        work.blind.append(self._name(window))
-        if len(work.blind) > MAX_LOST or len(work.blind) == work.windows:
-            return False
         span = window.start_us, window.end_us
         work.lost_us.add(span)
+        work.blind.add(index)
+        if len(work.blind) == work.windows or work.too_many(work.blind, index, MAX_LOST_ROW):
+            work.cut = reason
+            work.missing -= work.undecoded
+            self.decoders.drop(video_id)
+            if not work.missing:
+                self._end(video_id, *work.verdict())
+            return False
+        work.undecoded -= 1
         decoded = Decoded(window, (), (span,), 0.0, 0)
         self._answer(work, Answer(decoded, WindowEvents(window, ()), 1, ""))
         return True
 
-    def _answer(self, work: _Work, answer: Answer) -> None:
+    def _answer(self, work: Standing, answer: Answer) -> None:
         work.answers.append(answer)
         self._fresh.append(answer)
         self._one_less(work)
 
-    def _one_less(self, work: _Work) -> None:
+    def _one_less(self, work: Standing) -> None:
         work.missing -= 1
         if work.missing == 0:
-            status: Status = "quarantined" if work.quarantined else "done"
-            self._end(work.video.video_id, status, _named(work.quarantined))
-
-    def _give_up(self, work: _Work) -> None:
-        self._end(work.video.video_id, "quarantined", f"{_named(work.quarantined)}; the rest was not watched")
+            self._end(work.video.video_id, *work.verdict())
 
     def _end(self, video_id: str, status: Status, reason: str) -> None:
         work = self._videos.pop(video_id)
@@ -323,11 +311,6 @@ class Schedule:
     def _name(self, window: Window) -> str:
         from_s, to_s = window.start_us / SECOND_US, window.end_us / SECOND_US
         return f"window {window.index} ({from_s:.3f}-{to_s:.3f} s)"
-
-
-def _named(quarantined: Sequence[str]) -> str:
-    more = len(quarantined) - MAX_NAMED
-    return "; ".join(quarantined[:MAX_NAMED]) + (f"; and {more:,} windows more" if more > 0 else "")
 
 
 def _place(waiting: Waiting) -> tuple[int, int]:

@@ -28,6 +28,7 @@ from pipeline.log import EventLog
 from pipeline.probe import probe
 from pipeline.reduce import reduce_events
 from pipeline.video import Source, Video
+from workers import decoders, standing
 from workers.flow import Limits, Progress
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -273,7 +274,7 @@ def _worker_pids(task: str) -> list[int]:
 
 
 def test_decoding_beyond_its_memory_limit_fails_the_video_alone(
-    clips: list[Path], tmp_path: Path, make_clip: Any, read_log: Any
+    clips: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "archive"
     folder.mkdir()
@@ -289,6 +290,7 @@ def test_decoding_beyond_its_memory_limit_fails_the_video_alone(
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     shutil.copy(clips[0], folder)
+    monkeypatch.setattr(decoders, "BACK_OFF_S", 0.1)
     summary = _run(folder, tmp_path / "log", limits=Limits(decode_bytes=16 << 20))
     assert (summary.videos, summary.failed) == (1, 1)
     (uri, reason) = summary.failures[0]
@@ -409,7 +411,12 @@ def test_a_store_that_never_answers_costs_one_video_its_time_limit(server: _Serv
     assert uri.endswith("silent.mp4") and reason.startswith("timeout: ")
 
 
-def test_decoding_that_hangs_is_ended_after_its_time_limit(server: _Server, tmp_path: Path) -> None:
+def test_decoding_that_hangs_is_ended_after_its_time_limit_and_what_was_watched_is_kept(
+    server: _Server, tmp_path: Path, read_log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(decoders.TRIES, "timeout", 1)  # each hang takes its time
+    monkeypatch.setattr(standing, "MAX_BAD", 0)
+
     def hang(progress: Progress) -> None:
         if progress.windows:
             server.hanging.set()  # the segments that are opened from now on
@@ -424,8 +431,9 @@ def test_decoding_that_hangs_is_ended_after_its_time_limit(server: _Server, tmp_
         limits=Limits(stall_s=8, segment_s=5, frames_bytes=budget),
         on_progress=hang,
     )
-    assert (summary.videos, summary.failed) == (0, 1) and summary.windows > 0
-    assert summary.failures[0][1] == "timeout: decoding made no progress for 8 s"
+    assert (summary.videos, summary.failed, summary.quarantined) == (0, 0, 1) and summary.windows > 0
+    assert summary.failures[0][1].startswith("timeout: decoding made no progress for 8 s (1 window); the rest was not")
+    assert sum(row["replica"] != "" for row in read_log(tmp_path / "log", "windows")) == summary.windows
 
 
 def test_calls_that_cannot_be_meant_are_refused_before_ray_starts(archive: Path, tmp_path: Path) -> None:

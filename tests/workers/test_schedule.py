@@ -15,16 +15,8 @@ from pipeline.event import WindowEvents
 from pipeline.plan import SECOND_US, Sampling, Segment, Windowing
 from pipeline.video import Video
 from workers.decoders import TRIES
-from workers.schedule import (
-    MAX_KILLS,
-    MAX_LOSSES,
-    MAX_LOST,
-    MAX_NAMED,
-    MAX_QUARANTINED,
-    MAX_REFUSED,
-    MAX_REFUSED_ROW,
-    Schedule,
-)
+from workers.schedule import MAX_KILLS, MAX_LOSSES, Schedule
+from workers.standing import MAX_BAD, MAX_DEADLY_ROW, MAX_LOST_ROW, MAX_NAMED, MAX_REFUSED, MAX_REFUSED_ROW, MOST_BAD
 from workers.work import Answer, Batch, Decoded, DecodeOrder, Parcel, Watched
 
 SAMPLING = Sampling(fps=Fraction(1), short_side=None)
@@ -199,11 +191,11 @@ def test_every_video_ends_once_and_as_it_must(sizes, fates, decoders, batch_wind
         elif set(of_it.values()) == {"refuse"} and (len(of_it) == count or indices == []):
             assert watched.status == "failed" and watched.reason.startswith("model: window ")
             assert len(of_it) >= min(MAX_REFUSED, count)
-        elif set(of_it.values()) == {"refuse"} or (set(of_it.values()) == {"kill"} and len(of_it) < MAX_QUARANTINED):
+        elif set(of_it.values()) == {"refuse"} or (set(of_it.values()) == {"kill"} and len(of_it) < MAX_DEADLY_ROW):
             assert watched.status == "quarantined"
             assert indices == [i for i in range(count) if i not in of_it]
             assert all(f"window {i} " in watched.reason for i in of_it)
-        elif set(of_it.values()) == {"decode:crash"} and len(of_it) <= min(MAX_LOST, count - 1):
+        elif set(of_it.values()) == {"decode:crash"} and len(of_it) <= min(MAX_BAD, count - 1):
             assert watched.status == "done" and indices == list(range(count))
             lost = {(a.decoded.window.start_us, a.decoded.window.end_us) for a in watched.answers if not a.replica}
             assert len(lost) == len(of_it) and lost == set(watched.lost_us)
@@ -246,6 +238,74 @@ def test_a_segment_is_tried_as_often_as_its_failure_is_worth_and_waits_where_tha
     assert pauses == [(0.0 if reason == "crash" else 2.0**i) for i in range(len(pauses))]
 
 
+def _play(bad: dict[int, str], windows: int, answering: bool = True) -> tuple[Watched, Counter[int]]:
+    """One long video, one segment, one decoder; `bad`: window -> how decoding ends there. What became of the video, and
+    how often each window ended its decoder."""
+    schedule = _schedule(decoders=1, segment_us=10**6 * SECOND_US)
+    schedule.add(_video("v", 3 * windows))
+    ends, now = Counter[int](), 0.0
+    held: list[Batch] = []
+    while not (finished := list(schedule.finished())):
+        order = schedule.next_decode(now)
+        if order is None and (at := schedule.decoders.retry_at()) is not None:
+            now = at
+            continue
+        if order is None:
+            batch = held.pop()
+            schedule.answered(batch, [WindowEvents(w, ()) for w in batch.windows], "r")
+            continue
+        for index in range(_segment(order).first, _segment(order).last + 1):
+            if index in bad:
+                ends[index] += 1
+                schedule.decoders.failed(order.number, bad[index], "x", now)
+                break
+            _take(schedule, order, index)
+        else:
+            schedule.decoders.ended(order.number, now)
+        while (batch := schedule.next_batch()) is not None:
+            if answering:
+                schedule.answered(batch, [WindowEvents(w, ()) for w in batch.windows], "r")
+            else:
+                held.append(batch)
+    assert schedule.budget.in_flight == 0
+    return finished[0], ends
+
+
+@pytest.mark.parametrize("reason", ["crash", "timeout", "memory"])
+def test_a_few_bad_spots_cost_a_long_video_their_windows_and_no_more(reason: str) -> None:
+    spots = {*range(50, 53), *range(100, 2000, 150)}  # three in a row, and here and there
+    watched, ends = _play(dict.fromkeys(spots, reason), 2000)
+    assert watched.status == "done" and watched.reason == "" and len(watched.answers) == 2000
+    assert {a.decoded.window.index for a in watched.answers if not a.replica} == spots
+    assert len(watched.lost_us) == len(spots)
+    assert ends[100] == TRIES[reason] and ends[51] == ends[52] == (TRIES["crash"] if reason == "crash" else 1)
+
+
+@pytest.mark.parametrize("answering", [True, False])
+def test_too_many_bad_spots_end_a_video_with_the_answers_that_there_are(answering: bool) -> None:
+    watched, ends = _play(dict.fromkeys(range(700, 2000), "timeout"), 2000, answering)
+    assert watched.status == "quarantined" and len(watched.answers) == 700 + MAX_LOST_ROW - 1
+    assert watched.reason == f"timeout: x ({MAX_LOST_ROW} windows); the rest was not watched"
+    assert ends.total() == TRIES["timeout"] + MAX_LOST_ROW - 1, "each costs its time limit"
+    watched, ends = _play(dict.fromkeys(range(0, 2000, 3), "timeout"), 2000, answering)
+    assert watched.status == "quarantined" and len(ends) == 2000 // 100 + 1
+    _, ends = _play(dict.fromkeys(range(0, 5000, 3), "crash"), 5000, answering)
+    assert len(ends) == MOST_BAD + 1
+    watched, _ = _play(dict.fromkeys(range(2000), "timeout"), 2000, answering)
+    assert (watched.status, watched.reason, watched.answers) == ("failed", "timeout: x", ())
+
+
+def test_windows_that_end_replicas_here_and_there_are_quarantined_alone() -> None:
+    here_and_there = range(0, 600, 100)
+    world = _World(_schedule(), 4, {("v", index): "kill" for index in here_and_there})
+    world.play([_video("v", 3 * 600)])
+    (watched,) = world.finished
+    assert watched.status == "quarantined" and len(watched.answers) == 600 - len(here_and_there)
+    world = _World(_schedule(), 4, {("v", index): "kill" for index in range(100, 600)})
+    world.play([_video("v", 3 * 600)], replicas=1)
+    assert len(world.kills) == MAX_DEADLY_ROW and world.finished[0].reason.endswith("the rest was not watched")
+
+
 def test_a_window_that_ends_three_decoders_is_a_lost_span_and_the_video_goes_on() -> None:
     schedule = _schedule(decoders=1, segment_us=100 * SECOND_US)
     schedule.add(_video("v"))
@@ -278,7 +338,9 @@ def test_a_video_of_which_nothing_can_be_decoded_has_failed() -> None:
         assert order is not None
         schedule.decoders.ended(order.number, 0.0)  # a decoder that ends early is a crash
     (watched,) = finished
-    assert watched.status == "failed" and watched.reason.startswith(f"crash: decoding ended before window {MAX_LOST}")
+    assert watched.status == "failed" and watched.reason.startswith(
+        f"crash: decoding ended before window {MAX_LOST_ROW - 1}"
+    )
 
 
 def test_what_an_earlier_driver_finished_is_not_decoded_again() -> None:
