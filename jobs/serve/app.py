@@ -86,7 +86,7 @@ def _session(app: FastAPI) -> None:
                 site.gate.cookie_name,
                 site.gate.cookie(),
                 max_age=LASTS_S,
-                path=_below(request),
+                path=None,  # a browser takes the folder that it asked: .../api, also behind a proxy that adds a prefix
                 httponly=True,
                 samesite="strict",
                 secure=site.settings.secure,
@@ -97,13 +97,8 @@ def _session(app: FastAPI) -> None:
     async def end(request: Request, site: SiteOf) -> Response:
         """Forget the cookie."""
         answer = reply(request, {"lasts_s": 0})
-        answer.delete_cookie(site.gate.cookie_name, path=_below(request))
+        answer.set_cookie(site.gate.cookie_name, max_age=0, expires=0, path=None)
         return answer
-
-
-def _below(request: Request) -> str:
-    """The path that a browser sends the cookie to: the API's, also where a prefix stands before it."""
-    return str(request.scope.get("root_path", "")) + "/api"
 
 
 def _errors(app: FastAPI) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import threading
 from collections.abc import Callable
@@ -45,7 +44,8 @@ class Site:
         self.heavy = Pool("heavy", self.limits.heavy_threads, self.limits.waiting, self.limits.heavy_s)
         self.cutter = Pool("cut", self.limits.cut_threads, self.limits.waiting, self.limits.heavy_s)
         self.thinker = Pool("model", self.limits.model_threads, self.limits.waiting, self.limits.heavy_s)
-        self.folder = tempfile.mkdtemp(prefix="secondsight-serve-")
+        self._temporary = tempfile.TemporaryDirectory(prefix="secondsight-serve-")
+        self.folder = self._temporary.name
         self.encoder = Pool("encode", self.limits.encode_threads, self.limits.encode_waiting, self.limits.heavy_s)
         # Their processes are ended in time; waiting for a turn takes time too.
         self.sql = Pool("sql", self.limits.sql_processes, self.limits.waiting // 4, self.limits.heavy_s)
@@ -97,7 +97,7 @@ class Site:
         self.encoder.close()
         self.sql_processes.close()
         self.sql.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._temporary.cleanup()
 
 
 def _site(request: Request) -> Site:

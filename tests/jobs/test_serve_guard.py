@@ -29,8 +29,10 @@ TestClient = pytest.importorskip("fastapi.testclient").TestClient
 
 def test_unknown_video_with_a_suggestion(client: Any) -> None:
     assert "did you mean harbour.mp4" in refused(client.get("/api/at?video=harbor.mp4&t=1"), 404, "unknown_video")
-    for path in ("", "/timeline", "/still?t=1", "/media", "/kinds", "/gaps"):
+    for path in ("", "/timeline", "/still?t=1", "/media"):
         refused(client.get(f"/api/videos/harbor.mp4{path}"), 404, "unknown_video")
+    for path in ("kinds?", "density?", "gaps?", "before?t=1&", "after?t=1&", "ask?q=circle&"):
+        refused(client.get(f"/api/{path}video=harbor.mp4"), 404, "unknown_video")
     assert "newest runs are" in refused(client.get("/api/runs/nope"), 404, "unknown_run")
 
 
@@ -237,13 +239,22 @@ def test_everything_else_wants_the_token_also_under_a_prefix(served: Served, roo
                 assert status(app, path, root_path=root_path) == 401, path
 
 
-def test_cookie_under_a_prefix(served: Served) -> None:
+@pytest.mark.parametrize("root_path", ["/sight", ""])  # the server knows of the prefix; a proxy takes it off
+def test_cookie_under_a_prefix(served: Served, root_path: str) -> None:
     token = "a-token-of-some-length"
-    with TestClient(create_app(Settings(str(served.log), token=token)), root_path="/sight") as client:
+    app = create_app(Settings(str(served.log), token=token))
+
+    async def behind(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and not root_path:
+            scope = {**scope, "path": scope["path"].removeprefix("/sight")}
+        await app(scope, receive, send)
+
+    with TestClient(behind, root_path=root_path) as client:
         answer = client.post("/sight/api/session", headers={"Authorization": f"Bearer {token}"})
-        assert "Path=/sight/api;" in answer.headers["set-cookie"]
+        assert [cookie.path for cookie in client.cookies.jar] == ["/sight/api"], answer.headers["set-cookie"]
         assert client.get("/sight/api/overview").status_code == 200
         client.delete("/sight/api/session")
+        assert not list(client.cookies.jar)
         refused(client.get("/sight/api/overview"), 401)
 
 
@@ -300,7 +311,7 @@ def test_work_that_takes_too_long_and_too_much_of_it(served: Served, monkeypatch
     held = threading.Event()
     monkeypatch.setattr(Query, "kinds", lambda *_: held.wait(20) and {})
     with TestClient(app) as client:
-        refused(client.get("/api/videos/harbour.mp4/kinds"), 504, "time_limit")
+        refused(client.get("/api/kinds?video=harbour.mp4"), 504, "time_limit")
         busy = client.get("/api/at?video=harbour.mp4&t=1")  # its thread is still held
         assert refused(busy, 503, "busy") and busy.headers["retry-after"]
         held.set()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ def address(served: Served) -> Iterator[str]:
     yield from served_at(served.log)
 
 
-def served_at(log: Path) -> Iterator[str]:
-    """A server as `secondsight serve` runs it, in a thread, with a token; its address."""
+def served_at(log: Path, token: str | None = TOKEN) -> Generator[str]:
+    """The address of a server as `secondsight serve` runs it, in a thread, behind a proxy that adds a prefix."""
     import uvicorn
 
     from jobs.serve.app import create_app
@@ -36,13 +37,24 @@ def served_at(log: Path) -> Iterator[str]:
 
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
-    app = create_app(Settings(str(log), token=TOKEN))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+    listening.listen()
+    app = create_app(Settings(str(log), token=token))
+
+    async def behind(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            if not scope["path"].startswith("/a/sight/"):
+                scope = {**scope, "path": "/not-ours"}
+            scope = {**scope, "path": scope["path"].removeprefix("/a/sight")}
+        await app(scope, receive, send)
+
+    server = uvicorn.Server(uvicorn.Config(behind, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-    server.should_exit = True
-    thread.join(20)
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/a/sight/"
+    finally:
+        server.should_exit = True
+        thread.join(20)
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +204,50 @@ def test_live_run_is_shown(page: Any, served: Served, address: str) -> None:
     until(page, "!document.querySelector('.run.on')")
 
 
+def test_a_log_that_grows_takes_nobody_from_where_they_are(browser: Any, tmp_path: Path) -> None:
+    """While a run commits, the same rows are seen, the kind stays chosen, what was opened stays open."""
+    from pipeline.live import LiveStatus, write_live
+    from pipeline.log import EventLog
+    from tests.pipeline.logs import event, run_record, video_result
+
+    uri = str(tmp_path / "log")
+    log = EventLog.open(uri, create=True)
+    log.begin_run(run_record())
+    log.commit([video_result(f"m{i:03}.mp4", [event(0, S, "cat"), event(S, 2 * S, "dog")]) for i in range(90)])
+    now = time.time_ns() // 1000
+    live = LiveStatus("run-1", "running", now, now, model="m", videos_found=95, failures=(("x.mp4", "it is broken"),))
+    write_live(uri, live)
+    serving = served_at(tmp_path / "log", token=None)
+    page = browser.new_page(viewport={"width": 1000, "height": 700})
+    page.set_default_timeout(60_000)
+    page.goto(next(serving))
+    page.click(".chip[data-kind=cat]")
+    page.click(".live summary")
+    page.wait_for_selector(".count >> text=90 videos with cat")
+    until(page, "(scrollTo(0, document.body.scrollHeight), document.body.textContent.includes('m089.mp4'))")
+    page.focus(".video:has-text('m085.mp4')")
+
+    def place() -> float:
+        return float(page.evaluate("document.activeElement.getBoundingClientRect().top"))
+
+    before = place()
+    for i in range(5):
+        log.commit([video_result(f"a{i}.mp4", [event(0, S, "cat")])])  # before all others
+        write_live(uri, dataclasses.replace(live, updated_at_us=now + i, videos_done=90 + i))
+    page.wait_for_selector(".count >> text=95 videos with cat")
+    until(page, "document.querySelector('.figures b').textContent === '95'")
+    until(page, "document.querySelector('.run .facts').textContent.includes('94 of 95')")
+    assert "m085.mp4" in page.evaluate("document.activeElement.textContent") and abs(place() - before) < 60
+    assert page.get_attribute(".chip[data-kind=cat]", "aria-pressed") == "true"
+    assert page.evaluate("document.querySelector('.live details').open")
+    page.keyboard.press("Home")
+    page.focus(".skip")
+    page.keyboard.press("Enter")  # to the content, which is still there
+    assert page.evaluate("document.activeElement.id") == "main" and page.query_selector(".figures")
+    page.close()
+    serving.close()
+
+
 def test_names_for_those_who_hear_the_page(page: Any, address: str) -> None:
     """Every control has a name, every picture a text (if empty), on every page."""
     for path in ("#/", "#/search?q=circle", "#/runs", "#/failures", f"#/v/{'x' * 32}", "docs.html"):
@@ -261,10 +317,6 @@ def test_phone_is_not_wider_than_it_is(browser: Any, address: str, served: Serve
 
 def test_a_hundred_thousand_events(browser: Any, tmp_path: Path) -> None:
     """Drawn within the time of a few frames, and no more rows in the page than can be seen."""
-    import uvicorn
-
-    from jobs.serve.app import create_app
-    from jobs.serve.settings import Settings
     from pipeline.log import EventLog
     from tests.pipeline.logs import event, run_record, video_id, video_result
 
@@ -276,15 +328,10 @@ def test_a_hundred_thousand_events(browser: Any, tmp_path: Path) -> None:
         for i in range(count)
     ]
     log.commit([video_result("long.mp4", events, duration_us=hour)])
-    listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
-    app = create_app(Settings(str(tmp_path / "log")))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
-    thread.start()
+    serving = served_at(tmp_path / "log", token=None)
     page = browser.new_page()
     page.set_default_timeout(90_000)
-    page.goto(f"http://127.0.0.1:{listening.getsockname()[1]}/#/v/{video_id('long.mp4')}")
+    page.goto(f"{next(serving)}#/v/{video_id('long.mp4')}")
     page.wait_for_selector(".event b >> text=event 0")
     assert page.evaluate("document.querySelectorAll('.event').length") < 60
     page.evaluate("document.querySelector('.scroll').scrollTop = 1e9")
@@ -296,5 +343,4 @@ def test_a_hundred_thousand_events(browser: Any, tmp_path: Path) -> None:
     )
     assert pixels > 0.5
     page.close()
-    server.should_exit = True
-    thread.join(20)
+    serving.close()

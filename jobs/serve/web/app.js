@@ -60,6 +60,12 @@ function go(path) {
 
 addEventListener("hashchange", route);
 
+// Its address would be taken for a page's.
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  main.focus();
+});
+
 document.querySelector(".find").addEventListener("submit", (event) => {
   event.preventDefault();
   const q = field.value.trim();

@@ -5,38 +5,49 @@ import { ask, base, clock, colour, dot, el, empty, fill, folder, learnKinds, lon
 import { liveCards } from "./live.js";
 import { Rows } from "./rows.js";
 
-const ROW = 76;
+const ROW = 76, PAGE = 60, MOST = 1000, LAG_MS = 2000;
 
 export function archive({ go }) {
   const node = el("div", { class: "page archive" });
   const stop = new AbortController();
-  const live = liveCards({ onlyLive: true, grown: () => refresh() });
+  const live = liveCards({ onlyLive: true, grown: (newest) => { wanted = Math.max(wanted, newest); refresh(); } });
   const head = el("div", { class: "figures" }), over = el("div", {}, el("p", { class: "waiting" }, "Reading the log …"));
   const list = videoList(go, stop.signal);
   node.append(head, live.node, over, list.node);
-  let chart = null, version = -1;
+  const chart = overview((kind) => list.only(kind));
+  let version = -1, wanted = -1, asking = false, timer = null;
 
+  // While a run writes, the server's sums may lag behind the log: they are asked for until they have what was announced.
   const refresh = async () => {
+    if (asking) return;
+    asking = true;
+    clearTimeout(timer);
     try {
-      const facts = await ask("/api/overview", {}, stop.signal);
-      if (facts.version === version) return;
-      version = facts.version;
-      learnKinds(facts.kinds.map((k) => k.kind));
-      figures(head, facts);
-      chart?.destroy();
-      chart = overview(facts, (kind) => list.only(kind));
-      fill(over, facts.videos ? chart.node : empty("Nothing here yet", "The log holds no videos. Start a run, and they appear here:",
-        el("code", {}, `secondsight run ARCHIVE --log ${facts.log}`)));
-      list.restart(facts);
+      const facts = await ask("api/overview", {}, stop.signal);
+      if (facts.version !== version) {
+        version = facts.version;
+        learnKinds(facts.kinds.map((k) => k.kind));
+        figures(head, facts);
+        if (!facts.videos) fill(over, empty("Nothing here yet", "The log holds no videos. Start a run, and they appear here:",
+          el("code", {}, `secondsight run ARCHIVE --log ${facts.log}`)));
+        else if (!chart.node.isConnected) fill(over, chart.node);
+        chart.show(facts);
+        list.show(facts);
+      }
+      if (version < wanted) timer = setTimeout(refresh, LAG_MS);
     } catch (error) {
-      if (error.name !== "AbortError" && error.status !== 401) fill(over, notice(error, refresh));
+      if (error.name === "AbortError" || error.status === 401) return;
+      if (version < 0) fill(over, notice(error, refresh));
+      else timer = setTimeout(refresh, 5 * LAG_MS); // what is shown was true; the live card tells of the trouble
+    } finally {
+      asking = false;
     }
   };
   refresh();
   return {
     node,
-    theme() { chart?.draw(); chart?.names(); list.theme(); },
-    destroy() { stop.abort(); live.destroy(); chart?.destroy(); list.destroy(); },
+    theme() { chart.draw(); chart.names(); list.theme(); },
+    destroy() { stop.abort(); clearTimeout(timer); live.destroy(); chart.destroy(); list.destroy(); },
   };
 }
 
@@ -52,13 +63,12 @@ function figures(head, facts) {
 }
 
 // Where events begin, all videos end to end, stacked by kind; the kinds below switch on and off.
-function overview(facts, only) {
-  const canvas = el("canvas", { class: "density", role: "img", "aria-label": `Events over the archive: ${plural(facts.events, "event")}` });
+function overview(only) {
+  const canvas = el("canvas", { class: "density", role: "img" });
   const tip = el("div", { class: "tip", hidden: true });
-  let chosen = null;
-  const bins = facts.density[0]?.counts.length ?? 0;
+  let chosen = null, facts = { density: [], kinds: [] }, bins = 0;
   const layers = () => facts.density.filter((d) => !chosen || d.kind === chosen);
-  const draw = () => sharp(canvas, (c, w, h) => {
+  const draw = () => facts.duration_us !== undefined && sharp(canvas, (c, w, h) => {
     const sums = new Array(bins).fill(0);
     for (const { counts } of layers()) counts.forEach((n, i) => { sums[i] += n; });
     const most = Math.max(1, ...sums), floor = h - 18;
@@ -92,7 +102,9 @@ function overview(facts, only) {
   });
   canvas.addEventListener("pointerleave", () => { tip.hidden = true; });
   const chips = el("div", { class: "chips", role: "group", "aria-label": "Kinds of events" });
-  const names = () => fill(chips, facts.kinds.slice(0, 40).map((k) => el("button", { type: "button", class: "chip", "aria-pressed": String(chosen === k.kind),
+  const names = () => {
+    const held = chips.contains(document.activeElement) ? document.activeElement.dataset.kind : null;
+    fill(chips, facts.kinds.slice(0, 40).map((k) => el("button", { type: "button", class: "chip", "aria-pressed": String(chosen === k.kind),
     title: `${plural(k.events, "event")} in ${plural(k.videos, "video")}, ${long(k.total_us)} in all`,
     onclick() {
       chosen = chosen === k.kind ? null : k.kind;
@@ -100,12 +112,20 @@ function overview(facts, only) {
       only(chosen);
       draw();
     }, "data-kind": k.kind }, dot(k.kind), said(k.kind), el("em", {}, number(k.events)))));
-  names();
+    if (held !== null) [...chips.children].find((chip) => chip.dataset.kind === held)?.focus({ preventScroll: true });
+  };
+  const show = (now) => {
+    facts = now;
+    bins = facts.density[0]?.counts.length ?? 0;
+    canvas.setAttribute("aria-label", `Events over the archive: ${plural(facts.events, "event")}`);
+    names();
+    draw();
+  };
   const watch = new ResizeObserver(draw);
   watch.observe(canvas);
   const node = el("section", { class: "card overview", "aria-label": "Where events lie" },
     el("header", {}, el("h2", {}, "Where events lie"), el("p", {}, "all videos, end to end")), el("div", { class: "plot" }, canvas, tip), chips);
-  return { node, draw, names, destroy: () => watch.disconnect() };
+  return { node, show, draw, names, destroy: () => watch.disconnect() };
 }
 
 function videoList(go, signal) {
@@ -113,28 +133,62 @@ function videoList(go, signal) {
   const order = el("select", { "aria-label": "Order" }, [["name", "by name"], ["newest", "newest first"], ["duration", "longest first"], ["events", "most events first"]]
     .map(([value, text]) => el("option", { value }, text)));
   const count = el("p", { class: "count", "aria-live": "polite" }), trouble = el("div");
-  let videos = [], next = null, loading = false, kind = null, turn = 0, started = false;
+  let videos = [], next = null, loading = false, kind = null, turn = 0, started = false, total = 0;
   const strips = new Strips(signal);
   const rows = new Rows({ height: ROW, label: "Videos", make: (i) => videoRow(videos[i], strips), near: (last) => { if (last >= videos.length - 12) more(); } });
+
+  const page = (limit, cursor) => ask("api/videos", { q: name.value.trim(), order: order.value, kind, limit, cursor: cursor || undefined }, signal);
 
   async function more() {
     if (loading || next === null) return;
     loading = true;
     const mine = turn;
     try {
-      const page = await ask("/api/videos", { q: name.value.trim(), order: order.value, kind, limit: 60, cursor: next || undefined }, signal);
+      const got = await page(PAGE, next);
       if (mine !== turn) return;
-      videos = videos.concat(page.videos);
-      next = page.next;
-      count.textContent = kind ? `${plural(page.total, "video")} with ${kind}` : plural(page.total, "video");
       loading = false;
+      grew(videos.concat(got.videos), got);
       rows.set(videos.length);
-      fill(trouble, videos.length ? null : el("p", { class: "none" }, "No video like that."));
     } catch (error) {
       if (error.name === "AbortError") return;
       next = null;
       fill(trouble, notice(error, restart));
     } finally {
+      if (mine === turn) loading = false;
+    }
+  }
+  function grew(all, last) {
+    ({ next, total } = last);
+    videos = all;
+    count.textContent = kind ? `${plural(total, "video")} with ${kind}` : plural(total, "video");
+    fill(trouble, videos.length ? null : el("p", { class: "none" }, "No video like that."));
+  }
+  // What is loaded, as the log has it now: rows that are as they were stay, and the first that is seen stays in its place.
+  async function again() {
+    const mine = ++turn, wanted = videos.length + PAGE; // new ones push others down
+    loading = true;
+    try {
+      let all = [], got = { next: "" };
+      do {
+        got = await page(Math.min(MOST, wanted - all.length), got.next);
+        if (mine !== turn) return;
+        all = all.concat(got.videos);
+      } while (got.next !== null && all.length < wanted);
+      const before = videos.map((video) => JSON.stringify(video)), top = Math.floor(rows.view()[0] / ROW);
+      const moved = top > 0 ? all.findIndex((video) => video.video_id === videos[top]?.video_id) - top : 0;
+      const held = rows.node.contains(document.activeElement) && document.activeElement.getAttribute("href");
+      loading = false;
+      grew(all, got);
+      rows.set(videos.length);
+      videos.forEach((video, i) => {
+        if (before[i] === undefined || before[i] === JSON.stringify(video)) return;
+        strips.known.delete(video.video_id);
+        rows.again(i);
+      });
+      if (top > 0 && moved >= -top) scrollBy(0, moved * ROW);
+      rows.draw();
+      if (held) [...rows.node.children].find((row) => row.getAttribute("href") === held)?.focus({ preventScroll: true });
+    } catch { /* what is shown was true; the next commit asks again */ } finally {
       if (mine === turn) loading = false;
     }
   }
@@ -154,7 +208,11 @@ function videoList(go, signal) {
   return {
     node,
     only(wanted) { kind = wanted; strips.kind = wanted; strips.known.clear(); restart(); },
-    restart(facts) { started = facts.videos > 0; node.hidden = !started; strips.known.clear(); restart(); },
+    show(facts) {
+      started = facts.videos > 0;
+      node.hidden = !started;
+      if (videos.length) again(); else restart();
+    },
     theme() { rows.set(videos.length, false); },
     destroy() { rows.destroy(); },
   };
@@ -194,7 +252,7 @@ class Strips {
     const ids = [...this.wanted].filter(([id, canvas]) => canvas.isConnected && !this.known.has(id)).map(([id]) => id).slice(0, 24);
     if (!ids.length) return;
     try {
-      const { strips } = await ask("/api/strips", { video_id: ids, bins: 120, kind: this.kind }, this.signal);
+      const { strips } = await ask("api/strips", { video_id: ids, bins: 120, kind: this.kind }, this.signal);
       strips.forEach((each, i) => {
         this.known.set(ids[i], each.counts);
         const canvas = this.wanted.get(ids[i]);

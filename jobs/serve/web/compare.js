@@ -3,6 +3,8 @@
 import { ask, base, clock, dot, el, empty, fill, learnKinds, notice, number, picture, plural, still, video as path } from "./lib.js";
 import { Timeline } from "./timeline.js";
 
+const SHOWN = 2000; // rows at first, and by each "more"
+
 export function compare({ ids: [left, right, id] }) {
   const stop = new AbortController();
   const node = el("div", { class: "page compare" }, el("p", { class: "waiting" }, "Comparing …"));
@@ -10,7 +12,7 @@ export function compare({ ids: [left, right, id] }) {
   const open = id ? oneVideo : whole;
 
   async function whole() {
-    const said = await ask("/api/compare", { left, right, limit: 100 }, stop.signal);
+    const said = await ask("api/compare", { left, right, limit: 100 }, stop.signal);
     learnKinds(said.kinds.map((k) => k.kind));
     const most = Math.max(1, ...said.kinds.flatMap((k) => [k.left, k.right]));
     const head = (run, side) => el("div", { class: `side-head ${side}` }, el("a", { href: `#/runs/${encodeURIComponent(run.run_id)}` }, run.run_id), el("small", {}, `${run.model} · ${plural(run.events, "event")} · ${plural(run.videos_done, "video")}`));
@@ -25,7 +27,7 @@ export function compare({ ids: [left, right, id] }) {
       }
     };
     const next = (cursor) => fill(more, cursor && el("button", { type: "button", onclick: async () => {
-      const page = await ask("/api/compare", { left, right, limit: 100, cursor }, stop.signal);
+      const page = await ask("api/compare", { left, right, limit: 100, cursor }, stop.signal);
       rows(page.videos);
       next(page.next);
     } }, "Show more"));
@@ -61,17 +63,25 @@ export function compare({ ids: [left, right, id] }) {
     const rows = [
       ...said.left.map((e, i) => [e.start_us, e, pairLeft.has(i) ? said.right[pairLeft.get(i).right] : null, pairLeft.get(i)]),
       ...said.right.flatMap((e, i) => (pairRight.has(i) ? [] : [[e.start_us, null, e, null]])),
-    ].sort((a, b) => a[0] - b[0]).slice(0, 2000);
+    ].sort((a, b) => a[0] - b[0]);
     const cell = (e) => (e ? el("td", {}, el("button", { type: "button", class: "plain", onclick: () => seek(e.start_us) }, el("time", {}, clock(e.start_us, 1)), dot(e.kind), el("span", {}, e.text || e.kind))) : el("td", { class: "absent" }, "–"));
     const only = said.left.length + said.right.length - 2 * said.pairs.length;
-    const differing = el("input", { type: "checkbox", onchange: () => body.classList.toggle("only-differing", differing.checked) });
-    const body = el("tbody", {}, rows.map(([, a, b, pair]) => el("tr", { class: pair ? (pair.same_text ? "same" : "reworded") : "one-sided" }, cell(a), cell(b),
-      el("td", { class: "muted" }, pair ? (pair.same_text ? "the same" : "other words") : a ? "left only" : "right only"))));
+    const differing = el("input", { type: "checkbox", onchange: () => list(SHOWN) });
+    const body = el("tbody"), more = el("div", { class: "more" });
+    const row = ([, a, b, pair]) => el("tr", { class: pair ? (pair.same_text ? "same" : "reworded") : "one-sided" }, cell(a), cell(b),
+      el("td", { class: "muted" }, pair ? (pair.same_text ? "the same" : "other words") : a ? "left only" : "right only"));
+    const list = (most) => {
+      const wanted = differing.checked ? rows.filter(([, , , pair]) => !pair?.same_text) : rows;
+      fill(body, wanted.slice(0, most).map(row));
+      fill(more, wanted.length > most && [el("p", { class: "muted" }, `The first ${number(most)} of ${number(wanted.length)}.`),
+        el("button", { type: "button", onclick: () => list(most + SHOWN) }, "Show more")]);
+    };
+    list(SHOWN);
     fill(node, el("header", { class: "title" }, el("div", {}, el("h1", {}, base(said.name)), el("p", { class: "muted" }, `${plural(said.pairs.length, "event")} in both runs, ${number(only)} in one only`)),
       el("a", { class: "plain", href: `#/compare/${encodeURIComponent(left)}/${encodeURIComponent(right)}` }, "All videos")),
       el("div", { class: "two" }, el("div", {}, el("h2", { class: "run-name" }, left), line(said.left, "Left"), el("h2", { class: "run-name" }, right), line(said.right, "Right")), el("div", { class: "compare-side" }, image, when)),
       el("label", { class: "only" }, differing, " only what differs"),
-      rows.length ? el("div", { class: "wide" }, el("table", { class: "pairs" }, el("thead", {}, el("tr", {}, [left, right, ""].map((h) => el("th", { scope: "col" }, h)))), body)) : empty("Neither run saw anything"));
+      rows.length ? el("div", { class: "wide" }, el("table", { class: "pairs" }, el("thead", {}, el("tr", {}, [left, right, ""].map((h) => el("th", { scope: "col" }, h)))), body), more) : empty("Neither run saw anything"));
     seek(Math.min(duration - 1, rows.find((r) => !r[3])?.[0] ?? 0));
   }
 

@@ -29,7 +29,7 @@ function one({ path, method, operation }) {
   }));
   const out = el("pre", { hidden: true, tabindex: 0 }), url = el("code", { class: "url" });
   const where = () => {
-    let at = path;
+    let at = path.slice(1); // from this page on: a prefix may stand before it
     const query = {};
     for (const [p, input] of inputs) {
       if (p.in === "path") at = at.replace(`{${p.name}}`, encodeURIComponent(input.value));
@@ -45,7 +45,7 @@ function one({ path, method, operation }) {
   };
   const go = async (event) => {
     event.preventDefault();
-    url.textContent = `${method.toUpperCase()} ${where()}`;
+    url.textContent = `${method.toUpperCase()} ${new URL(where(), location).pathname}${new URL(where(), location).search}`;
     out.hidden = false;
     if (path.endsWith("/stream") || path.endsWith("/media") || path.endsWith("/clip")) {
       out.textContent = "This one is for a player or a program: take the address above.";

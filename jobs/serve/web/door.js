@@ -11,7 +11,7 @@ export function door(entered, known = null) {
     input, el("button", { class: "main" }, "Enter"), wrong);
   async function enter(token) {
     try {
-      const answer = await send("/api/session", {}, { method: "POST", headers: { Authorization: `Bearer ${token}` } });
+      const answer = await send("api/session", {}, { method: "POST", headers: { Authorization: `Bearer ${token}` } });
       if (answer.ok) return entered();
       wrong.textContent = answer.status === 401 ? "This is not the token of this server." : `The server said ${answer.status}.`;
     } catch (error) {

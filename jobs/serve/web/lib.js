@@ -100,7 +100,7 @@ export function bytes(n) {
 // The archive's facts, as they were when they were first asked for; null where they cannot be had.
 let asked = null;
 export function facts() {
-  asked ??= ask("/api/overview").then((all) => { learnKinds(all.kinds.map((k) => k.kind)); return all; }, () => { asked = null; return null; });
+  asked ??= ask("api/overview").then((all) => { learnKinds(all.kinds.map((k) => k.kind)); return all; }, () => { asked = null; return null; });
   return asked;
 }
 
@@ -177,7 +177,9 @@ export async function ask(path, params = {}, signal = undefined, how = {}) {
   return body;
 }
 
-export const video = (id, rest = "") => `/api/videos/${encodeURIComponent(id)}${rest}`;
+export const video = (id, rest = "") => `api/videos/${encodeURIComponent(id)}${rest}`;
+// An address that the server names, as one below this page: a prefix may stand before both.
+export const below = (path) => path && path.replace(/^\//, "");
 // When an event is best seen: what appears is not there at its start, and of a long event its beginning says most.
 export const telling = ({ start_us, end_us }) => start_us + Math.min(2_000_000, Math.max(0, end_us - start_us) / 2);
 

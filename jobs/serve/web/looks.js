@@ -33,7 +33,7 @@ export function looks({ params, go }) {
   async function find() {
     fill(status, "Comparing …");
     try {
-      const found = of ? await ask("/api/search/like", { of, t, run, limit: 48 }, stop.signal) : await send();
+      const found = of ? await ask("api/search/like", { of, t, run, limit: 48 }, stop.signal) : await send();
       await kindsKnown();
       const there = Number(t) * 1e6;
       const others = found.moments.filter((m) => !(of && m.video_id === of && m.start_us <= there && there < m.end_us));
@@ -47,7 +47,7 @@ export function looks({ params, go }) {
   }
 
   function send() {
-    return ask("/api/search/image", { limit: 48 }, stop.signal, { method: "POST", body: held.file, headers: { "Content-Type": held.file.type } });
+    return ask("api/search/image", { limit: 48 }, stop.signal, { method: "POST", body: held.file, headers: { "Content-Type": held.file.type } });
   }
 
   if (of) {

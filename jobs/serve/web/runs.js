@@ -13,7 +13,7 @@ export function runs({ go }) {
 
   async function load() {
     try {
-      const { runs: all } = await ask("/api/runs", {}, stop.signal);
+      const { runs: all } = await ask("api/runs", {}, stop.signal);
       if (!all.length) return fill(table, empty("No run yet", "secondsight run ARCHIVE --log LOG starts one."));
       fill(table, el("div", { class: "wide" }, el("table", {}, el("thead", {}, el("tr", {}, ["", "run", "status", "model", "started", "took", "videos", "failed", "events", "watched"].map((h) => el("th", { scope: "col" }, h)))),
         el("tbody", {}, all.map((r) => {
@@ -44,7 +44,7 @@ const badge = (status) => el("span", { class: `badge ${status}` }, status);
 export function run({ ids: [id] }) {
   const stop = new AbortController();
   const node = el("div", { class: "page run-page" }, el("p", { class: "waiting" }, "Opening …"));
-  ask(`/api/runs/${encodeURIComponent(id)}`, {}, stop.signal).then((r) => {
+  ask(`api/runs/${encodeURIComponent(id)}`, {}, stop.signal).then((r) => {
     learnKinds(r.kinds.map((k) => k.kind));
     const most = Math.max(1, ...r.kinds.map((k) => k.events));
     const figure = (value, name) => el("div", { class: "figure" }, el("b", {}, value), el("span", {}, name));
@@ -76,7 +76,7 @@ export function failures() {
   async function page(cursor = null) {
     fill(more);
     try {
-      const found = await ask("/api/failures", { code, cursor, limit: 100 }, stop.signal);
+      const found = await ask("api/failures", { code, cursor, limit: 100 }, stop.signal);
       if (!cursor) {
         fill(list);
         fill(head, found.reasons.map((r) => el("button", { type: "button", class: "chip", "aria-pressed": String(code === r.code), onclick: () => { code = code === r.code ? null : r.code; page(); } }, r.code, el("em", {}, number(r.videos)))));

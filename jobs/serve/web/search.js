@@ -24,7 +24,7 @@ export function search({ params, go }) {
   async function page(cursor = null) {
     fill(more);
     try {
-      const found = await ask("/api/search", { q: words, kind, video: name, limit: 24, cursor }, stop.signal);
+      const found = await ask("api/search", { q: words, kind, video: name, limit: 24, cursor }, stop.signal);
       await kindsKnown();
       for (const hit of found.hits) results.append(card(hit, words));
       shown += found.hits.length;
@@ -41,7 +41,7 @@ export function search({ params, go }) {
   async function question() {
     fill(answer, el("section", { class: "card answer", "aria-busy": "true" }, el("p", { class: "waiting" }, "Looking for an answer …")));
     try {
-      const found = await ask("/api/ask", { q, limit: 8 }, stop.signal);
+      const found = await ask("api/ask", { q, limit: 8 }, stop.signal);
       await kindsKnown();
       fill(answer, el("section", { class: "card answer", "aria-label": "Answer" },
         found.answer ? el("p", { class: "text" }, found.answer) : el("h2", {}, found.evidence.length ? "What the log says of it" : "No answer"),
@@ -53,7 +53,7 @@ export function search({ params, go }) {
     }
   }
 
-  ask("/api/overview", {}, stop.signal).then((facts) => {
+  ask("api/overview", {}, stop.signal).then((facts) => {
     learnKinds(facts.kinds.map((k) => k.kind));
     fill(chips, facts.kinds.slice(0, 24).map((k) => el("button", { type: "button", class: "chip", "aria-pressed": String(kind === k.kind), onclick: () => to({ kind: kind === k.kind ? "" : k.kind }) },
       dot(k.kind), said(k.kind))), name ? el("button", { type: "button", class: "chip", "aria-pressed": "true", onclick: () => to({ video: "" }) }, `only ${base(name)} ×`) : null);

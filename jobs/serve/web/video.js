@@ -1,7 +1,7 @@
 // One video: the player, the timeline of its events under it, the list beside it, and where an event comes from.
 
 import { Player } from "./player.js";
-import { address, ask, base, button, bytes, clock, dot, el, empty, facts as archive, fill, folder, icon, kindsKnown, later, learnKinds, long, notice, number, picture,
+import { address, ask, base, below, button, bytes, clock, dot, el, empty, facts as archive, fill, folder, icon, kindsKnown, later, learnKinds, long, notice, number, picture,
   plural, said, still, video as path } from "./lib.js";
 import { Rows } from "./rows.js";
 import { Timeline } from "./timeline.js";
@@ -19,6 +19,8 @@ export function video({ ids: [id], params, go }) {
         if (error.status === 404) return null;
         throw error;
       }), kindsKnown()]);
+      const { play } = facts;
+      Object.assign(play, { url: below(play.url), original: below(play.original), segments: play.segments && { ...play.segments, url: below(play.segments.url) } });
       build();
     } catch (error) {
       if (error.name !== "AbortError" && error.status !== 401) fill(node, notice(error, open));
