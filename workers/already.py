@@ -12,6 +12,7 @@ from itertools import chain
 
 from pipeline.archive import fingerprint
 from pipeline.errors import VideoError
+from pipeline.listing import Unlisted
 from pipeline.video import Source
 
 
@@ -37,7 +38,9 @@ def leading_already(
     deadline = time.monotonic() + patience_s
     answers: queue.Queue[str] = queue.Queue(1)
     for source in sources:
-        if isinstance(source, VideoError):
+        if isinstance(source, Unlisted):
+            video_id = ""  # nobody knows what is there
+        elif isinstance(source, VideoError):
             video_id = unread_id(source.uri)
         else:
             threading.Thread(target=_identify, args=(source, answers), daemon=True).start()

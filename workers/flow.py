@@ -42,7 +42,8 @@ from workers.work import Answer, Parcel
 
 
 class Flow:
-    """One run over one archive. `run()` returns when everything is in the log, or raises what ended it."""
+    """One run over one archive. `run()` returns when everything is in the log, or raises what ended it, or what of the
+    archive could not even be listed, when all that was found is in the log."""
 
     def __init__(
         self,
@@ -156,6 +157,7 @@ class Flow:
         finally:
             self._stop()
         self._report(last=True)
+        self._intake.check()
         return self.progress
 
     def _adopt(self, shares: Shares) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from pipeline.errors import VideoError
+from pipeline.errors import SecondsightError, VideoError
+from pipeline.listing import Unlisted
 from pipeline.video import Source, Video
 from workers.already import unread_id
 from workers.identify import Listing, Stage
@@ -13,6 +15,9 @@ from workers.report import Progress
 from workers.watchdog import Suspect
 
 AHEAD = 256  # videos that are being identified
+MAX_NAMED = 5  # folders that the error of a run names
+
+logger = logging.getLogger(__name__)
 
 
 class Intake:
@@ -40,6 +45,7 @@ class Intake:
         self._on_video, self._on_failed, self._on_name = on_video, on_failed, on_name
         self._names: dict[str, list[str]] = {}  # of videos that are being worked on
         self._seen: set[bytes] = set()  # video_ids of this run, in half the memory
+        self._unlisted: list[Unlisted] = []
 
     @property
     def ended(self) -> bool:
@@ -77,7 +83,10 @@ class Intake:
         if wanted:
             room = AHEAD - len(self._fingerprints) - len(self._probes)
             for entry in self._listing.take(max(0, room)):
-                if isinstance(entry, VideoError):
+                if isinstance(entry, Unlisted):
+                    logger.warning("%s: cannot be listed, the run does what it finds: %s", entry.uri, entry.detail)
+                    self._unlisted.append(entry)
+                elif isinstance(entry, VideoError):
                     self._unidentified(entry.uri, 0, entry)
                 else:
                     self._fingerprints.waiting.append(entry)
@@ -111,6 +120,17 @@ class Intake:
         else:
             self._progress.duplicates += 1
         self._on_name(video_id, uri)
+
+    def check(self) -> None:
+        """Raises SecondsightError where a part of the archive could not be listed: nobody knows what is missing."""
+        if not self._unlisted:
+            return
+        named = "; ".join(f"{error.uri}: {error.detail}" for error in self._unlisted[:MAX_NAMED])
+        more = f"; and {more} more" if (more := len(self._unlisted) - MAX_NAMED) > 0 else ""
+        raise SecondsightError(
+            f"not the whole archive could be listed: {named}{more}. What was found is in the log, and the same command"
+            " goes on from there; --exclude leaves a folder out"
+        )
 
     def close(self) -> None:
         self._listing.close()
