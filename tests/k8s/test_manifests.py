@@ -157,6 +157,39 @@ def test_pods_are_restricted_limited_and_probed(folder: str, thing: dict[str, An
         assert cluster_of(thing)["autoscalerOptions"]["securityContext"]["runAsNonRoot"] is True
 
 
+@pytest.mark.parametrize(("folder", "thing"), RAY_OBJECTS, ids=IDS)
+def test_workers_leave_their_cluster_before_their_pods_end(
+    folder: str, thing: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What ends a pod (a spot notice, a scale-down) first drains its Ray node, and leaves Ray the time to end."""
+    from workers import drain
+
+    asked: list[tuple[str, str, float]] = []
+
+    def ask(*told: Any) -> bool:
+        asked.append(told)
+        return True
+
+    monkeypatch.setattr(drain, "drain", ask)
+    for name, group in groups_of(thing):
+        pod = group["template"]["spec"]
+        (container,) = pod["containers"]
+        if name == "head":
+            assert "lifecycle" not in container, folder
+            continue
+        python, dash_m, module, *arguments = container["lifecycle"]["preStop"]["exec"]["command"]
+        assert (python, dash_m, module) == ("python", "-m", drain.__name__)
+        monkeypatch.setattr("sys.argv", [module, *arguments])
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        assert drain.main() == 2 and "RAY_ADDRESS" in capsys.readouterr().err
+        monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+        monkeypatch.setenv("RAY_CLOUD_INSTANCE_ID", "pod-7")
+        assert drain.main() == 0
+        address, instance, within_s = asked.pop()
+        assert (address, instance) == ("head:6379", "pod-7")
+        assert 30 <= within_s <= pod["terminationGracePeriodSeconds"] - 15, (folder, name)
+
+
 def test_the_checkpoint_is_put_where_runs_on_gpus_look_for_it() -> None:
     ((_, job),) = JOBS
     (container,) = job["spec"]["template"]["spec"]["containers"]
