@@ -29,7 +29,7 @@ is in the log. A video that cannot be read never stops the run: it gets a row wi
 
 exit status:
   0    every video is in the log
-  1    the run could not be carried out; what was finished before is in the log
+  1    the run could not be carried out, or not all of the archive be listed; what was finished is in the log
   2    wrong usage
   3    finished, but some videos failed or were quarantined
   130  stopped by Ctrl-C

@@ -119,7 +119,8 @@ def run(
         limits = replace(limits or Limits(), startup_s=startup_s)
     if max_replicas is not None and (max_replicas < 1 or replicas is not None):
         raise UsageError(f"--max-replicas {max_replicas}: must be at least 1, and goes with --replicas auto")
-    sources = list_sources([archive] if isinstance(archive, str) else list(archive), include, exclude)
+    arguments, patience_s = [archive] if isinstance(archive, str) else list(archive), (limits or Limits()).storage_s
+    sources = list_sources(arguments, include, exclude, patience_s)
     event_log = EventLog.open(log, create=True)
     committed = event_log.done(config.config_hash)
     skip = {i: s for i, s in committed.items() if s == "done"} if retry_failed else committed

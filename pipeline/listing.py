@@ -10,7 +10,8 @@ from typing import TypeVar
 from pipeline.errors import VideoError
 from pipeline.storage import video_error
 
-PATIENCE_S = 600.0  # without one look at the archive that succeeds
+PATIENCE_S = 600.0  # without one look at the archive that succeeds,
+FIRST_S = 60.0  # or this long where none ever did: more likely it is spelt wrong
 PAUSE_S, MOST_PAUSE_S = 1.0, 30.0  # between two looks: doubled from the first to the second
 
 T = TypeVar("T")
@@ -33,11 +34,12 @@ class Patience:
     def __init__(self, patience_s: float = PATIENCE_S) -> None:
         self._patience_s = patience_s
         self._since: float | None = None
+        self._first = True
         self._pause_s = PAUSE_S
 
     def looked(self) -> None:
         """Something answered."""
-        self._since, self._pause_s = None, PAUSE_S
+        self._since, self._pause_s, self._first = None, PAUSE_S, False
 
     def failed(self, uri: str, error: Exception) -> None:
         """A look at `uri` failed: returns when it is time for the next. Raises VideoError where there is no sense in
@@ -46,7 +48,7 @@ class Patience:
         if failure.reason != "storage":
             raise failure from error
         self._since = now if self._since is None else self._since
-        if now + self._pause_s - self._since > self._patience_s:
+        if now + self._pause_s - self._since > min(self._patience_s, FIRST_S if self._first else self._patience_s):
             raise failure from error
         logger.warning("%s; looked at again in %.0f s", failure, self._pause_s)
         time.sleep(self._pause_s)

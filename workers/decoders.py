@@ -5,13 +5,14 @@ A state machine without Ray, clock or I/O, the decoding half of the schedule (wo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import TRANSIENT
 from pipeline.plan import Segment, Windowing
 from pipeline.video import Video
 from workers.budget import Budget
+from workers.outage import Outage
 from workers.work import Decoded, DecodeOrder
 
 DEPTH = 2  # parcels that an open decoder may hold: one ready, one in the making
@@ -20,9 +21,10 @@ PARCEL_WINDOWS = 256
 SHORT_VIDEOS = 32  # that one task decodes, at most
 
 #: How often a segment is begun without one more window coming of it, by what went wrong; once where not listed.
-TRIES: dict[str, int] = {"crash": 3, "memory": 3, "storage": 6, "timeout": 2, "changed": 2}
+TRIES: dict[str, int] = {"crash": 3, "memory": 3, "storage": 6, "full": 6, "timeout": 2, "changed": 2}
 #: After its tries, the video goes on without the window where this happens; with anything else it has failed.
 LOSABLE = frozenset({"crash", "memory", "timeout"})
+PAUSED = TRANSIENT | {"memory", "full"}  # tried again after a while
 BACK_OFF_S = 1.0  # before the second try; doubled before each further one
 MAX_MOVES = 10  # times that a segment may lose its node
 
@@ -91,6 +93,7 @@ class _Open:
 class Decoders:
     """`at_once`: how many may be open; may be changed at any time.
 
+    `outages`: by what goes wrong then: "storage" of the archive, and Ray's object store "full".
     `fail(video_id, reason)` is called for a video that cannot be decoded; `lose(video_id, window, reason)` for a window
     that cannot: returns whether the video goes on without it.
     """
@@ -103,9 +106,10 @@ class Decoders:
         segment_us: int,
         fail: Callable[[str, str], None],
         lose: Callable[[str, int, str], bool],
+        outages: Mapping[str, Outage],
     ) -> None:
         self._windowing, self._budget, self._segment_us = windowing, budget, segment_us
-        self._fail, self._lose = fail, lose
+        self._fail, self._lose, self._outages = fail, lose, outages
         self.at_once = at_once
         self.retries = 0
         self._queued: dict[str, _Queued] = {}  # by video, in the order of the archive
@@ -143,7 +147,7 @@ class Decoders:
         )
         first = pending or next(iter(self._queued.values()), None)
         room = None if first is None else self._room(first.window_bytes, pending is not None and pending.careful)
-        if first is None or room is None:
+        if first is None or room is None or not all(outage.may_try(now) for outage in self._outages.values()):
             return None
         depth, parcel_windows = room
         if pending is not None:
@@ -211,6 +215,8 @@ class Decoders:
         opened = self._open[number]
         self._budget.hold(-opened.taking)
         opened.taking = 0
+        if windows:
+            self._outages["storage"].over()
         for decoded in windows:
             while opened.order.segments[opened.place].video.video_id != decoded.window.video_id:
                 self._blame(opened, "crash", f"decoding ended before window {opened.next}", now)
@@ -295,11 +301,14 @@ class Decoders:
         # Windows that came out before it failed make it a first failure of what comes next.
         tries = opened.tries if opened.next == segment.first else 1
         rest = Segment(segment.video, opened.next, segment.last)
-        if tries < TRIES.get(reason, 1):
-            pause_s = BACK_OFF_S * 2 ** (tries - 1) if reason in TRANSIENT or reason == "memory" else 0.0
+        most, outage = TRIES.get(reason, 1), self._outages.get(reason)
+        if outage is not None and outage.failed(segment.video.uri, detail, tries >= most, now):
+            self._try_again(opened, opened.place, rest, tries, now)
+        elif tries < most:
+            pause_s = BACK_OFF_S * 2 ** (tries - 1) if reason in PAUSED else 0.0
             self._try_again(opened, opened.place, rest, tries + 1, now + pause_s, careful=True)
         elif reason not in LOSABLE:
-            self._fail(video_id, f"{reason}: {detail}")
+            self._fail(video_id, f"{'storage' if reason == 'full' else reason}: {detail}")
         elif self._lose(video_id, rest.first, f"{reason}: {detail}") and rest.first < rest.last:
             after = Segment(segment.video, rest.first + 1, rest.last)
             # What hangs costs its time limit each time: the windows that follow are given one try, until one comes.

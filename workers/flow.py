@@ -25,6 +25,7 @@ from workers.elastic import Elastic
 from workers.identify import fingerprinting, probing
 from workers.intake import Intake
 from workers.keeper import Keeper
+from workers.outage import Outage
 from workers.pool import Outcome, Pool
 from workers.recorder import Recorder
 from workers.replica import ModelChoice, start_replica
@@ -77,6 +78,16 @@ class Flow:
         self._on_work: Callable[[], None] | None = on_work
         self.progress = progress = Progress()
         self._teller = Teller(progress, on_progress, observers)
+        self._archive = Outage(
+            "the archive's store cannot be reached",
+            limits.storage_s,
+            lambda why: self._teller.event("waiting", "decode", "the archive", "", why),
+        )
+        self._room = Outage(
+            "frames find no room in Ray's object store or on its disk",
+            limits.storage_s,
+            lambda why: self._teller.event("waiting", "watch", "frames", "", why),
+        )
         self._keeper = keeper
         self._loading: dict[Future[list[Answer]], Video] = {}
         self._schedule = Schedule(
@@ -86,6 +97,8 @@ class Flow:
             decoders=limits.decoders or shares.decoders,
             batch_windows=profile.batch_windows,
             segment_us=round(limits.segment_s * SECOND_US),
+            archive=self._archive,
+            room=self._room,
         )
         startup_s = limits.startup_s or (STARTUP_S if share_again is None else CLUSTER_STARTUP_S)
         self._pool = Pool(
@@ -129,8 +142,8 @@ class Flow:
         )
         self._intake = Intake(
             sources,
-            fingerprinting(shares.identifiers, limits.stall_s, **tasks.given("fingerprint")),
-            probing(shares.identifiers, limits.stall_s, **tasks.given("probe")),
+            fingerprinting(shares.identifiers, limits.stall_s, self._archive, **tasks.given("fingerprint")),
+            probing(shares.identifiers, limits.stall_s, self._archive, **tasks.given("probe")),
             skip or {},
             progress,
             on_video=self._take_up,
@@ -294,7 +307,7 @@ class Flow:
         progress.bytes_in_flight, progress.peak_bytes = budget.in_flight, budget.peak
         progress.budget_bytes = budget.limit
         progress.commit_s = self._recorder.committer.commit_s
-        progress.waits_for = "" if last else self._pool.waits_for
+        progress.waits_for = "" if last else self._pool.waits_for or self._archive.why or self._room.why
         if not last:
             progress.model = self._pool.counted()
         progress.retries = (

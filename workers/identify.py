@@ -18,6 +18,7 @@ from pipeline.probe import probe
 from pipeline.video import Source, Video
 from workers.failures import understand
 from workers.limits import memory_limit
+from workers.outage import Outage
 
 BATCH = 16  # sources per task, once things run
 PROBE_BYTES = 2 << 30  # of private memory that opening a video may add to its process
@@ -127,7 +128,8 @@ class _Task:
 class Stage:
     """One kind of identifying task over a queue of items: batches grow to `BATCH`, a crash or hang is narrowed down.
 
-    `start(items)` starts a task that resolves to one result per item; `uri(item)` names an item.
+    `start(items)` starts a task that resolves to one result per item; `uri(item)` names an item; `archive`: the outage
+    of what they are read from.
     """
 
     start: Any
@@ -136,6 +138,7 @@ class Stage:
     stall_s: float
     waiting: deque[Any] = field(default_factory=deque)
     running: dict[Any, _Task] = field(default_factory=dict)
+    archive: Outage = field(default_factory=lambda: Outage("away"))
     retries: int = 0
     _again: list[tuple[float, int, Any]] = field(default_factory=list)  # not before, try, item
     _batch: int = 1
@@ -148,13 +151,14 @@ class Stage:
         now = time.monotonic()
         while len(self.running) < self.tasks:
             due = next((i for i, (not_before, _, _) in enumerate(self._again) if not_before <= now), None)
+            if (due is None and not self.waiting) or not self.archive.may_try(now):
+                break
             if due is not None:
                 _, tries, item = self._again.pop(due)
                 self.running[self.start([item])] = _Task([item], now, tries)
-            elif not self.waiting:
-                break
             else:
-                items = [self.waiting.popleft() for _ in range(min(self._batch, len(self.waiting)))]
+                batch = 1 if self.archive.why else min(self._batch, len(self.waiting))
+                items = [self.waiting.popleft() for _ in range(batch)]
                 self._batch = min(BATCH, 2 * self._batch)
                 self.running[self.start(items)] = _Task(items, now, 1)
         for ref, task in self.running.items():
@@ -189,18 +193,25 @@ class Stage:
 
     def _passing(self, task: _Task, item: Any, result: Any) -> bool:
         """Whether a result is an error that may heal by itself, and the item is tried again later."""
-        if not isinstance(result, VideoError) or result.reason != "storage" or task.tries >= PASSING_TRIES:
+        if not isinstance(result, VideoError) or result.reason != "storage":
+            self.archive.over()
             return False
-        self._again.append((time.monotonic() + BACK_OFF_S * 2 ** (task.tries - 1), task.tries + 1, item))
+        now, last = time.monotonic(), task.tries >= PASSING_TRIES
+        if self.archive.failed(self.uri(item), result.detail, last, now):
+            self._again.append((now, task.tries, item))
+        elif last:
+            return False
+        else:
+            self._again.append((now + BACK_OFF_S * 2 ** (task.tries - 1), task.tries + 1, item))
         self.retries += 1
         return True
 
 
-def fingerprinting(tasks: int, stall_s: float, task: Any = _fingerprint_all) -> Stage:
+def fingerprinting(tasks: int, stall_s: float, archive: Outage, task: Any = _fingerprint_all) -> Stage:
     """Items: Source. Results: fingerprint or VideoError. `task`: a stand-in for the remote function."""
-    return Stage(lambda items: task.remote(items), lambda source: source.uri, tasks, stall_s)
+    return Stage(lambda items: task.remote(items), lambda source: source.uri, tasks, stall_s, archive=archive)
 
 
-def probing(tasks: int, stall_s: float, task: Any = _probe_all) -> Stage:
+def probing(tasks: int, stall_s: float, archive: Outage, task: Any = _probe_all) -> Stage:
     """Items: (Source, fingerprint). Results: Video or VideoError. `task`: a stand-in for the remote function."""
-    return Stage(lambda items: task.remote(items), lambda item: item[0].uri, tasks, stall_s)
+    return Stage(lambda items: task.remote(items), lambda item: item[0].uri, tasks, stall_s, archive=archive)

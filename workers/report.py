@@ -47,7 +47,7 @@ class Progress:
     budget_bytes: int = 0
     peak_bytes: int = 0
     stuck: tuple[Stuck, ...] = ()  # what has not moved for a while, now
-    waits_for: str = ""  # what the run waits for, now, with everything as it is: a served model that is away
+    waits_for: str = ""  # what the run waits for, now, with everything as it is: a served model, a store that is away
     dropped_events: dict[str, int] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)  # what the replicas' models counted
     failures: list[tuple[str, str]] = field(default_factory=list)  # (uri, reason), the first thousand
@@ -77,7 +77,7 @@ class FlowEvent:
         "node_added",
         "node_lost",
         "node_draining",  # it will go soon
-        "waiting",  # who serves the model cannot be reached: the run waits
+        "waiting",  # who serves the model, or a store, cannot be reached: the run waits
         "stuck",  # the watchdog names what has not moved
         "unstuck",  # and has ended it, so that it is tried again
     ]

@@ -18,6 +18,7 @@ from pipeline.plan import SECOND_US, Sampling, Window, Windowing, segments
 from pipeline.video import Video
 from workers.budget import Budget
 from workers.decoders import BACK_OFF_S, Decoders
+from workers.outage import Outage
 from workers.standing import MAX_DEADLY_ROW, MAX_LOST_ROW, MAX_REFUSED, MAX_REFUSED_ROW, Standing
 from workers.work import Answer, Batch, Decoded, DecodeOrder, Parcel, Waiting, Watched
 
@@ -28,7 +29,8 @@ NEAR_S = 5.0  # unless the oldest window waits for so long already
 
 
 class Schedule:
-    """See the head of this file. `decoders`: how many decode tasks may be open at once."""
+    """See the head of this file. `decoders`: how many decode tasks may be open at once. `archive`: the outage of the
+    store of the videos; `room`: likewise of Ray's object store, where frames find no room."""
 
     def __init__(
         self,
@@ -39,11 +41,15 @@ class Schedule:
         decoders: int,
         batch_windows: int = 1,
         segment_us: int = 300 * SECOND_US,
+        archive: Outage | None = None,
+        room: Outage | None = None,
     ) -> None:
         self._sampling, self._windowing, self._segment_us = sampling, windowing, segment_us
         self._batch_windows = batch_windows
         self.budget = Budget(budget_bytes)
-        self.decoders = Decoders(windowing, self.budget, decoders, segment_us, self.fail, self._lose)
+        self._room = room or Outage("full")
+        outages = {"storage": archive or Outage("away"), "full": self._room}
+        self.decoders = Decoders(windowing, self.budget, decoders, segment_us, self.fail, self._lose, outages)
         self._videos: dict[str, Standing] = {}
         self._ready: list[Waiting] = []  # by video and window
         self._losses: dict[tuple[str, int], int] = {}
@@ -158,6 +164,7 @@ class Schedule:
 
     def answered(self, batch: Batch, events: Sequence[WindowEvents], replica: str) -> None:
         """A replica answered; videos without a missing window are finished."""
+        self._room.over()
         for waiting, said in zip(batch.members, events, strict=True):
             self.budget.hold(-waiting.window_bytes)
             work = self._videos.get(waiting.window.video_id)
@@ -233,13 +240,15 @@ class Schedule:
                 self._one_less(work)
                 continue
             key = window.video_id, window.index
-            losses = self._losses[key] = self._losses.get(key, 0) + 1
-            if losses > MAX_LOSSES:
+            losses, not_before = self._losses.get(key, 0) + 1, now
+            if not pause or not self._room.failed(work.video.uri, self._name(window), losses > MAX_LOSSES, now):
+                self._losses[key] = losses
+                not_before += BACK_OFF_S * 2 ** (losses - 1) if pause else 0.0
+            if self._losses.get(key, 0) > MAX_LOSSES:
                 why = "found no room" if pause else "vanished"
                 self.fail(window.video_id, f"storage: {self._name(window)}: its frames {why} {losses} times")
             else:
                 work.undecoded += 1
-                not_before = now + (BACK_OFF_S * 2 ** (losses - 1) if pause else 0.0)
                 self.decoders.again(work.video, work.order, work.window_bytes, window.index, not_before)
 
     # --- Ends.

@@ -16,6 +16,7 @@ class Limits:
     decoding may add to its process. `startup_s`: while no replica is up (None: 15 minutes; an hour on a cluster, where
     a node may have to be started and the weights fetched). `segment_s`: length of video that one decode
     task reads. `frames_bytes`: frames in flight (None: by the size of the cluster). `answer_s`: one call of a replica.
+    `storage_s`: how long a store of the archive that cannot be reached is waited for, and room for frames.
     `quiet_s`: without any window answered, before what is stuck is named. `log_s`: how long a log that cannot be
     written is tried again. `decoders`: decode tasks at once (None: steered by what is measured).
     """
@@ -28,6 +29,7 @@ class Limits:
     answer_s: float = 3600.0
     quiet_s: float = 60.0
     log_s: float = 120.0
+    storage_s: float = 600.0
     decoders: int | None = None
 
 

@@ -145,7 +145,8 @@ class Streams:
         elif failure.what in ("node", "lost"):
             self._decoders.moved(number, now)
         else:
-            self._decoders.failed(number, failure.reason, failure.detail, now)
+            reason = "full" if failure.what == "full" else failure.reason
+            self._decoders.failed(number, reason, failure.detail, now)
 
     def _end_unwanted(self) -> None:
         """End the tasks of videos that have failed."""

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections import Counter
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 
 from pipeline.errors import SecondsightError, VideoError
+from pipeline.event import WindowEvents
 from pipeline.listing import Unlisted
 from pipeline.log.records import VideoResult
+from pipeline.plan import SECOND_US, Sampling, Windowing
+from pipeline.video import Source, Video
+from tests.workers.pools import Clock
 from tests.workers.test_elastic import _flow
+from workers import identify
 from workers.already import leading_already, unread_id
+from workers.decoders import TRIES
+from workers.identify import PASSING_TRIES, fingerprinting
+from workers.outage import PROBE_S, Outage
+from workers.schedule import MAX_LOSSES, Schedule
+from workers.work import Decoded, Parcel, Watched
 
 
 def test_a_run_that_could_not_list_a_folder_ends_with_an_error_when_it_has_done_the_rest(
@@ -33,3 +46,104 @@ def test_a_run_that_could_not_list_a_folder_ends_with_an_error_when_it_has_done_
         run.run()
     assert [(row.uris, row.status) for row in Log.rows] == [((gone,), "failed")]
     assert (run.progress.failed, run.progress.found) == (1, 2)
+
+
+class _World:
+    """Videos of one window of 4 s; whatever is read at a time for which `fails(video, now)` ends with that reason, and
+    what is watched finds its frames gone where that is "room"."""
+
+    def __init__(self, videos: int, fails: Callable[[str, float], str], patience_s: float = 600.0) -> None:
+        self.fails, self.now, self.told = fails, 0.0, list[str]()
+        self.tries: Counter[str] = Counter()
+        archive = Outage("the archive's store cannot be reached", patience_s, self.told.append)
+        room = Outage("no room", patience_s, self.told.append)
+        self.schedule = Schedule(
+            Sampling(fps=Fraction(1), short_side=None), Windowing(4 * SECOND_US, 0),
+            budget_bytes=10**9, decoders=4, archive=archive, room=room,
+        )  # fmt: skip
+        for i in range(videos):
+            self.schedule.add(Video(f"v{i}", (f"v{i}",), 1000, 4 * SECOND_US, 0, 8, 8, 0, "h264", 25.0, 0))
+
+    def play(self) -> dict[str, Watched]:
+        """A decode task takes a second for each video."""
+        finished: dict[str, Watched] = {}
+        decoders = self.schedule.decoders
+        while not self.schedule.idle():
+            order = self.schedule.next_decode(self.now)
+            self.now += 1.0
+            for place, segment in enumerate(order.segments if order is not None else ()):
+                assert order is not None
+                name = segment.video.uri
+                self.tries[name] += 1
+                how = self.fails(name, self.now)
+                window = self.schedule._windowing.window(name, 0, 4 * SECOND_US)
+                failed = {place: (how, "HTTP 503")} if how in ("storage", "full") else {}
+                windows = () if failed else (Decoded(window, (0,), (), 0.1, 1),)
+                decoders.taking(order.number)
+                self.schedule.taken(order.number, Parcel(windows, failed), object(), self.now)
+            if order is not None and order.number not in decoders.cancelled():
+                decoders.ended(order.number, self.now)
+            while (batch := self.schedule.next_batch()) is not None:
+                if self.fails(batch.windows[0].video_id, self.now) == "room":
+                    self.schedule.frames_lost(batch, self.now, pause=True)
+                else:
+                    self.schedule.answered(batch, [WindowEvents(w, ()) for w in batch.windows], "r")
+            finished |= {w.video.uri: w for w in self.schedule.finished()}
+        return finished
+
+
+@pytest.mark.parametrize("how", ["storage", "full", "room"])
+def test_storage_that_is_away_for_minutes_costs_no_video(how: str) -> None:
+    world = _World(40, lambda name, now: how if 5 < now < 305 else "")
+    finished = world.play()
+    assert len(finished) == 40 and {w.status for w in finished.values()} == {"done"}
+    assert len(world.told) == 1 and ("HTTP 503" in world.told[0] or "window 0" in world.told[0])
+    assert 300 < world.now < 420
+    assert world.tries.total() < 40 + 40 + 300 / PROBE_S, "while it is away, one is tried at a time"
+
+
+def test_an_object_that_alone_cannot_be_read_has_failed_after_its_tries() -> None:
+    world = _World(200, lambda name, now: "storage" if name == "v3" else "")
+    finished = world.play()
+    assert finished["v3"].reason == "storage: HTTP 503" and world.tries["v3"] <= TRIES["storage"] + 1
+    assert sum(w.status == "done" for w in finished.values()) == 199 and world.now < 300
+    slow = _World(3, lambda name, now: "room" if name == "v1" else "", patience_s=0)
+    assert f"found no room {MAX_LOSSES + 1} times" in slow.play()["v1"].reason
+
+
+def test_storage_that_stays_away_ends_the_run_and_blames_no_video() -> None:
+    world = _World(40, lambda name, now: "storage" if now > 5 else "")
+    with pytest.raises(SecondsightError, match=r"cannot be reached: HTTP 503; it stayed so for more than 600 s"):
+        world.play()
+    assert 600 < world.now < 620 and not [w for w in world.schedule.finished() if w.status != "done"]
+    lone = _World(1, lambda name, now: "storage")
+    assert lone.play()["v0"].status == "failed" and 600 < lone.now < 660, "who knows whose fault it is"
+    lone = _World(1, lambda name, now: "storage" if now < 200 else "")
+    assert lone.play()["v0"].status == "done"
+
+
+def test_fingerprints_wait_for_a_store_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, started = Clock(monkeypatch), Counter[str]()
+    monkeypatch.setattr(identify, "ray", SimpleNamespace(get=lambda ref: ref.value))
+
+    class Ref:
+        def __init__(self, sources: Sequence[Source]) -> None:
+            started.update(source.uri for source in sources)
+            away = 1005 < clock.now < 1305
+            self.value = [
+                VideoError(s.uri, "storage", "HTTP 503") if away or s.uri == "bad" else "0" * 32 for s in sources
+            ]
+
+    archive = Outage("the archive's store cannot be reached", 600.0)
+    stage = fingerprinting(4, 120.0, archive, SimpleNamespace(remote=Ref))
+    names = [*(f"v{i}" for i in range(400)), "bad", *(f"w{i}" for i in range(400))]
+    stage.waiting.extend(Source(name, 1) for name in names)
+    results: dict[str, Any] = {}
+    while len(stage):
+        stage.pump()
+        clock.now += 1.0
+        for ref in list(stage.running):
+            results |= {source.uri: result for source, result in stage.collect(ref)}
+        stage.waiting.extend(Source(f"x{clock.now}", 1) for _ in range(clock.now < 1400))
+    assert {uri for uri, result in results.items() if isinstance(result, VideoError)} == {"bad"}
+    assert started["bad"] <= PASSING_TRIES + 1
