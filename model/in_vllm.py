@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from model.checkpoint.index import Checkpoint, open_checkpoint
-from model.interface import Model, ModelIdentity, ModelProfile
+from model.interface import Model, ModelIdentity, ModelProfile, with_answers
 from model.prompts import Prompt
 from model.qwen3_vl.answer import answer_schema
 from model.qwen3_vl.asking import (
@@ -35,7 +35,7 @@ from model.qwen3_vl.asking import (
     sampling_of,
 )
 from model.qwen3_vl.files import read_text_files
-from model.qwen3_vl.verify import DENSER, SecondLooks
+from model.qwen3_vl.verify import DENSER, SecondLooks, Seen, answers_among
 from pipeline.errors import ModelError, UsageError
 from pipeline.event import WindowEvents
 from pipeline.frames import Frames
@@ -183,7 +183,7 @@ class VllmFactory:
 
 class VllmWatcher:
     """A `Model` around vLLM's `LLM`, which batches what it is given by itself. Raises ModelError where the engine
-    refuses a window: it checks a whole batch before it begins, and is well after that."""
+    refuses a window, with the answers to the batch's others."""
 
     def __init__(self, engine: Any, prompt: Prompt, system: str, max_tokens: int, twice: SecondLooks | None) -> None:
         self._engine, self._prompt, self._max_tokens, self._twice = engine, prompt, max_tokens, twice
@@ -194,7 +194,10 @@ class VllmWatcher:
         self._counts = {"prefill_tokens": 0, "decode_tokens": 0, "engine_s": 0.0}
 
     def watch(self, batch: Sequence[tuple[Window, Frames]]) -> list[WindowEvents]:
-        return self._look(batch) if self._twice is None else self._twice.watch(batch, self._look)
+        came = self._look(batch) if self._twice is None else self._twice.watch(batch, self._look)
+        if wrong := [said for said in came if isinstance(said, BaseException)]:
+            raise with_answers(wrong[0], answers_among(came))
+        return answers_among(came)
 
     def report(self) -> dict[str, Any]:
         """Tokens, and seconds in the engine."""
@@ -203,7 +206,7 @@ class VllmWatcher:
     def close(self) -> None:
         """The engine ends with its process."""
 
-    def _look(self, batch: Sequence[tuple[Window, Frames]]) -> list[WindowEvents]:
+    def _look(self, batch: Sequence[tuple[Window, Frames]]) -> list[Seen]:
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
@@ -225,12 +228,15 @@ class VllmWatcher:
         try:
             outputs = self._engine.generate(prompts, params, use_tqdm=False)
         except _refusals() as error:
-            most = max(len(frames) for _, frames, _ in asking)
-            raise ModelError(
-                f"vLLM refuses a window of up to {most} frames: {' '.join(str(error).split())[:400]}: where it is too "
-                "long, choose a shorter --window, a lower --fps or a smaller --short-side, or a larger max_model_len "
-                "(--set engine=...)"
-            ) from error
+            if len(asking) > 1:  # it checks a whole batch before it begins: which one it means, halves tell
+                half = len(batch) // 2
+                return [*self._look(batch[:half]), *self._look(batch[half:])]
+            refused = ModelError(
+                f"vLLM refuses a window of {len(asking[0][1])} frames: {' '.join(str(error).split())[:400]}: where it "
+                "is too long, choose a shorter --window, a lower --fps or a smaller --short-side, or a larger "
+                "max_model_len (--set engine=...)"
+            )
+            return [refused if len(frames) else WindowEvents(window, ()) for window, frames in batch]
         seconds = time.perf_counter() - began
         self._counts["engine_s"] += seconds
         told = iter(zip(asking, outputs, strict=True))

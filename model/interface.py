@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from pipeline.event import KindRule, WindowEvents
 from pipeline.frames import Frames
 from pipeline.plan import Sampling, Window, Windowing
+
+_E = TypeVar("_E", bound=BaseException)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +66,21 @@ class Model(Protocol):
     def watch(self, batch: Sequence[tuple[Window, Frames]]) -> list[WindowEvents]:
         """Answers for each window, in order. Event times are relative to each window's start.
 
-        Raises ModelError for what no retry can mend; any other exception counts as a fault of this replica.
+        Raises ModelError for what no retry can mend; any other exception counts as a fault of this replica. Answers to
+        other windows of the batch may go with the exception (`with_answers`): they are kept, and it is about the rest.
         """
         ...
 
     def close(self) -> None: ...
+
+
+def with_answers(error: _E, answers: Sequence[WindowEvents]) -> _E:
+    """The error that ended the work on a batch, with the answers to those of its windows that have one."""
+    error.answered = list(answers)  # type: ignore[attr-defined]
+    return error
+
+
+def answers_of(error: BaseException) -> list[WindowEvents]:
+    """The answers that an error carries."""
+    carried = getattr(error, "answered", None)
+    return [said for said in carried if isinstance(said, WindowEvents)] if isinstance(carried, list) else []

@@ -79,4 +79,4 @@ class ModelAway(ModelError):
         return self.problem
 
     def __reduce__(self) -> tuple[Any, ...]:  # crosses process borders in Ray
-        return type(self), (self.problem, self.patience_s, self.after_s)
+        return type(self), (self.problem, self.patience_s, self.after_s), self.__dict__

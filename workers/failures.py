@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ray import exceptions as ray_errors
 
+from model.interface import answers_of
 from pipeline.errors import ModelAway, ModelError, VideoError
+from pipeline.event import WindowEvents
 
 What = Literal[
     "video",  # VideoError: `reason` is its reason
@@ -39,15 +41,23 @@ _LOST = (
 
 @dataclass(frozen=True, slots=True)
 class Failure:
+    """`answered`: the answers that came all the same, to other windows of the batch."""
+
     what: What
     reason: str
     detail: str
     patience_s: float = 0.0
     after_s: float = 0.0
+    answered: tuple[WindowEvents, ...] = ()
 
 
 def understand(error: BaseException) -> Failure:
     """Sort an exception that `ray.get` raised."""
+    raised = getattr(error, "cause", None) or error
+    return replace(_sorted(error), answered=tuple(answers_of(raised)))
+
+
+def _sorted(error: BaseException) -> Failure:
     if isinstance(error, ray_errors.RayTaskError) and isinstance(error.cause, BaseException):
         error = error.cause  # raised in our code, or by Ray while it fetched the task's arguments
         if isinstance(error, _ENDED):  # not of whom was called, who is well: an actor's own end is told otherwise

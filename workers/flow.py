@@ -17,6 +17,7 @@ import ray
 from model.interface import ModelProfile
 from pipeline.config import RunConfig
 from pipeline.errors import VideoError
+from pipeline.event import WindowEvents
 from pipeline.plan import SECOND_US
 from pipeline.video import Source, Video
 from workers.commit import Log
@@ -39,7 +40,7 @@ from workers.shares import Shares
 from workers.streams import Streams
 from workers.teller import Teller
 from workers.watchdog import Watchdog
-from workers.work import Answer, Parcel
+from workers.work import Answer, Batch, Parcel
 
 
 class Flow:
@@ -255,22 +256,16 @@ class Flow:
             self.progress.frames += len(decoded.frame_us)
 
     def _watched(self, outcome: Outcome) -> None:
-        batch, failure, schedule, progress = outcome.batch, outcome.failure, self._schedule, self.progress
+        batch, failure, schedule = outcome.batch, outcome.failure, self._schedule
         if outcome.events is not None:
-            schedule.answered(batch, outcome.events, outcome.replica)
-            fresh = schedule.fresh()
-            if self._keeper is not None:
-                self._keeper.note(fresh)
-            for waiting, said in zip(batch.members, outcome.events, strict=True):
-                window = said.window
-                progress.windows += 1
-                progress.video_us += window.end_us - window.start_us - self._overlap_us(window.index)
-                progress.model_s += said.model_s
-                progress.input_tokens += said.input_tokens
-                progress.output_tokens += said.output_tokens
-                self._teller.trace(waiting, said, outcome)
+            self._answered(batch, outcome.events, outcome)
             return
         assert failure is not None
+        if failure.answered:  # by a replica that failed over the rest
+            done, said, batch = batch.parted(failure.answered)
+            self._answered(done, said, outcome)
+        if not batch.members:
+            return
         if failure.what == "away":
             schedule.put_back(batch)
             return
@@ -283,6 +278,21 @@ class Flow:
             schedule.frames_lost(batch, time.monotonic(), pause=failure.what == "full")
         else:
             schedule.replica_died(batch, failure.detail, blame=failure.what != "node")
+
+    def _answered(self, batch: Batch, events: Sequence[WindowEvents], outcome: Outcome) -> None:
+        progress = self.progress
+        self._schedule.answered(batch, events, outcome.replica)
+        fresh = self._schedule.fresh()
+        if self._keeper is not None:
+            self._keeper.note(fresh)
+        for waiting, said in zip(batch.members, events, strict=True):
+            window = said.window
+            progress.windows += 1
+            progress.video_us += window.end_us - window.start_us - self._overlap_us(window.index)
+            progress.model_s += said.model_s
+            progress.input_tokens += said.input_tokens
+            progress.output_tokens += said.output_tokens
+            self._teller.trace(waiting, said, outcome)
 
     def _fresh_us(self, answer: Answer) -> int:
         window = answer.decoded.window

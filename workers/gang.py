@@ -30,7 +30,7 @@ from model.registry import find_model
 from pipeline.errors import ModelError
 from pipeline.event import WindowEvents
 from pipeline.plan import Window
-from workers.replica import actor_dead
+from workers.replica import actor_dead, batch_by_batch
 from workers.report import add_up
 
 START_S = 1800.0  # from the ranks' places being there to the last one warm
@@ -192,11 +192,11 @@ class _Coordinator:
         self, windows: Sequence[Window], parcels: Sequence[ray.ObjectRef], at: Sequence[tuple[int, int]]
     ) -> list[WindowEvents]:
         """Answers in the order of `windows`, batch after batch."""
-        answers: list[WindowEvents] = []
-        for first in range(0, len(windows), self._plan.at_once):
-            last = first + self._plan.at_once
-            answers += self._watch_batch(windows[first:last], parcels, at[first:last])
-        return answers
+
+        def watch(part: slice) -> list[WindowEvents]:
+            return self._watch_batch(windows[part], parcels, at[part])
+
+        return batch_by_batch(len(windows), self._plan.at_once, watch)
 
     def _watch_batch(
         self, windows: Sequence[Window], parcels: Sequence[ray.ObjectRef], at: Sequence[tuple[int, int]]

@@ -24,7 +24,8 @@ LOOK_S = 0.25  # between two looks at whether idle replicas live
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a batch: `events`, or the `failure`. `since`: when it was given out (monotonic seconds)."""
+    """What became of a batch: `events`, or the `failure` (with the answers that came all the same). `since`: when it
+    was given out (monotonic seconds)."""
 
     batch: Batch
     replica: str
@@ -274,6 +275,9 @@ class Pool:
         batch = member.batch
         assert batch is not None
         outcome = Outcome(batch, member.name, None, failure, member.since)
+        if failure.answered:
+            self._ends.answered()
+            self._away.over()
         if failure.what in ("model", "lost", "full", "away"):  # the replica is well
             self._set_free(member, time.monotonic())
             if failure.what == "away":

@@ -5,14 +5,15 @@ The flow knows a replica only as a `Replica`: a gang of ranks (workers/gang.py) 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import ray
 
-from model.interface import Model, ModelProfile, Reporting
+from model.interface import Model, ModelProfile, Reporting, answers_of, with_answers
 from model.registry import find_model
+from pipeline.errors import ModelAway, ModelError
 from pipeline.event import WindowEvents
 from pipeline.frames import Frames
 from pipeline.plan import Window
@@ -67,6 +68,25 @@ class Replica(Protocol):
         ...
 
 
+def batch_by_batch(count: int, at_once: int, watch: Callable[[slice], Sequence[WindowEvents]]) -> list[WindowEvents]:
+    """Answers to `count` windows, `at_once` together. Of a batch that the model refuses (ModelError) the others suffer
+    nothing; whatever is raised carries all answers that there are."""
+    answers: list[WindowEvents] = []
+    refused: ModelError | None = None
+    for first in range(0, count, at_once):
+        try:
+            answers += watch(slice(first, first + at_once))
+        except Exception as error:
+            answers += answers_of(error)
+            if not isinstance(error, ModelError) or isinstance(error, ModelAway):
+                with_answers(error, answers)
+                raise
+            refused = error
+    if refused is not None:
+        raise with_answers(refused, answers)
+    return answers
+
+
 @ray.remote(max_restarts=0, max_task_retries=0)
 class _ModelActor:
     """A loaded model in a process of its own."""
@@ -84,17 +104,14 @@ class _ModelActor:
         self, windows: Sequence[Window], at: Sequence[tuple[int, int]], at_once: int, *parcels: list[Frames]
     ) -> list[WindowEvents]:
         """`parcels` are read where they lie in the object store: their arrays are read-only views of it."""
-        assert self._model is not None
-        answers: list[WindowEvents] = []
-        for first in range(0, len(windows), at_once):
-            batch = [
-                (window, parcels[parcel][place])
-                for window, (parcel, place) in zip(
-                    windows[first : first + at_once], at[first : first + at_once], strict=True
-                )
-            ]
-            answers += self._model.watch(batch)
-        return answers
+        model = self._model
+        assert model is not None
+
+        def watch(part: slice) -> list[WindowEvents]:
+            there = zip(windows[part], at[part], strict=True)
+            return model.watch([(window, parcels[parcel][place]) for window, (parcel, place) in there])
+
+        return batch_by_batch(len(windows), at_once, watch)
 
     def report(self) -> dict[str, Any]:
         return self._model.report() if isinstance(self._model, Reporting) else {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,6 +86,13 @@ class Batch:
     @property
     def windows(self) -> tuple[Window, ...]:
         return tuple(m.decoded.window for m in self.members)
+
+    def parted(self, answered: Sequence[WindowEvents]) -> tuple[Batch, list[WindowEvents], Batch]:
+        """The windows that are answered, their answers, and the other windows."""
+        said = {answer.window: answer for answer in answered}
+        done = tuple(m for m in self.members if m.window in said)
+        rest = tuple(m for m in self.members if m.window not in said)
+        return Batch(self.number, done), [said[m.window] for m in done], Batch(self.number, rest)
 
     def parcels(self) -> tuple[list[Any], list[tuple[int, int]]]:
         """The parcels that hold the frames, each once, and for each window (parcel, place in it)."""

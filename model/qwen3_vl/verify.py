@@ -8,7 +8,7 @@ around it, with the same question. What the second look says of the event decide
 |---|---|---|
 | has it, with the same text and nearly the same span | confirmed | stays, with the higher confidence of both |
 | has it elsewhere, or in other words | corrected | as the second look has it |
-| does not have it | struck | is left out |
+| does not have it, or only another event of the first look | struck | is left out |
 | broke off before it had it | unanswered | stays as it was |
 
 Both looks are kept: of an event in its attributes, of a struck one in the window's raw answer.
@@ -36,6 +36,8 @@ MARGIN_US = SECOND_US  # on both sides of the claimed span
 NEAR_US = SECOND_US // 2  # starts and ends this near are the same
 SAME_IOU = 0.5  # spans that overlap so much are the same
 MOST_LOOKS = 8  # of one window, so that a window's cost has a bound
+
+Seen = WindowEvents | BaseException  # what came of a look at a window
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +90,19 @@ class SecondLooks:
     def watch(
         self,
         batch: Sequence[tuple[Window, Frames]],
-        look: Callable[[Sequence[tuple[Window, Frames]]], list[WindowEvents]],
-    ) -> list[WindowEvents]:
-        """The answers of a model that `look`s at windows."""
-        seen = look(self.first(batch))
-        looks = self.needed(batch, seen)
-        again = look([(second.window, second.frames) for those in looks for second in those])
-        return self.judged(seen, looks, again)
+        look: Callable[[Sequence[tuple[Window, Frames]]], Sequence[Seen]],
+    ) -> list[Seen]:
+        """The answers of a model that `look`s at windows; what is wrong with either look at a window in its place."""
+        came = list(look(self.first(batch)))
+        there = [i for i, said in enumerate(came) if isinstance(said, WindowEvents)]
+        seen = answers_among(came)
+        looks = self.needed([batch[i] for i in there], seen)
+        again = iter(look([(second.window, second.frames) for those in looks for second in those]))
+        for i, first, those in zip(there, seen, looks, strict=True):
+            seconds = [next(again) for _ in those]
+            wrong = [said for said in seconds if isinstance(said, BaseException)]
+            came[i] = wrong[0] if wrong else self._judged(first, list(zip(those, answers_among(seconds), strict=True)))
+        return came
 
     def first(self, batch: Sequence[tuple[Window, Frames]]) -> list[tuple[Window, Frames]]:
         """What is looked at first, of windows with dense frames."""
@@ -137,6 +145,10 @@ class SecondLooks:
         )
 
 
+def answers_among(came: Sequence[Seen]) -> list[WindowEvents]:
+    return [said for said in came if isinstance(said, WindowEvents)]
+
+
 def first_look(frames: Frames, window: Window, fps: Fraction) -> Frames:
     """The frames that the model would have seen without verification: those on screen at the window's grid times."""
     grid = np.fromiter(Sampling(fps=fps).times_us(window.start_us, window.end_us), np.int64)
@@ -174,7 +186,7 @@ def judge(
     """
     of_kind = [event for event in seen if event.kind == claimed.kind]
     by_fit = sorted(of_kind, key=lambda event: -_iou(event, claimed))
-    same = [event for event in by_fit if event.text.casefold() == claimed.text.casefold()]
+    same = [e for e in by_fit if _alike(e, claimed) and (_touches(e, claimed) or not _is_one_of(e, others))]
     for event in same:
         if _iou(event, claimed) >= SAME_IOU or _near(event, claimed):
             sure = [c for c in (event.confidence, claimed.confidence) if c is not None]
@@ -189,6 +201,14 @@ def judge(
         facts = {"look": "unanswered", **_facts("first", claimed)}
         return "unanswered", replace(claimed, attributes={**claimed.attributes, **facts})
     return "struck", None
+
+
+def _alike(a: WindowEvent, b: WindowEvent) -> bool:
+    return a.kind == b.kind and a.text.casefold() == b.text.casefold()
+
+
+def _is_one_of(event: WindowEvent, others: Sequence[WindowEvent]) -> bool:
+    return any(_alike(event, other) and _touches(event, other) for other in others)
 
 
 def as_line(verdict: Verdict, claimed: WindowEvent, look: Look, answer: str) -> str:

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from model.interface import with_answers
 from model.prompts import Prompt
 from model.qwen3_vl.answer import answer_schema
 from model.qwen3_vl.asking import answered, relative_us
-from model.qwen3_vl.verify import SecondLooks
+from model.qwen3_vl.verify import SecondLooks, answers_among
 from model.served.client import Barred, ChatClient, EventLoop, Failed, Unavailable
 from model.served.dialect import Served
 from model.served.pictures import Encoding, as_images, as_mp4, as_vllm_video, on_grid
@@ -44,10 +45,7 @@ class Asking:
 class ServedWatcher:
     """A `Model`: up to the client's `in_flight` windows are asked about at once. Raises ModelError for a window that
     the server refuses, RuntimeError where the server fails or refuses everything, ModelAway where it is gone: for up to
-    `outage_s` one should come again.
-
-    Where windows of a batch were answered before one failed, in whatever way, it raises ModelError: the batch's windows
-    then come again one by one, and the answers that are there already are given at once.
+    `outage_s` one should come again. Each carries the answers to the batch's other windows.
     """
 
     def __init__(
@@ -61,29 +59,14 @@ class ServedWatcher:
     ) -> None:
         self._loop, self._client, self._served, self._asking = loop, client, served, asking
         self._twice, self._outage_s = twice, outage_s
-        self._away = False  # when it was asked last
-        # Answers of the batch that is worked on, or that failed last, by window and number of frames.
-        self._kept: dict[tuple[Window, int], WindowEvents] = {}
         self._tokens_in = self._tokens_out = 0
         self._shown: dict[str, int] = dict.fromkeys(FORMS, 0)
 
     def watch(self, batch: Sequence[tuple[Window, Frames]]) -> list[WindowEvents]:
-        if len(batch) > 1 and not self._away:
-            self._kept.clear()
-        self._away = False
-        try:
-            answers = self._watched(batch)
-        except Unavailable as error:  # the same windows come again: what was answered of them is kept
-            self._away = True
-            raise ModelAway(error.problem, self._outage_s, error.after_s) from None
-        except (Failed, Barred) as error:
-            if len(batch) > 1 and self._kept:
-                raise ModelError(f"{len(self._kept)} answers of {len(batch)} windows came, then: {error}") from None
-            # Not the windows' fault: a replica that ends is started again, and its start tells whether it can work.
-            raise RuntimeError(str(error)) from None
-        done = {(window.video_id, window.index) for window, _ in batch}
-        self._kept = {key: kept for key, kept in self._kept.items() if (key[0].video_id, key[0].index) not in done}
-        return answers
+        came = self._look(batch) if self._twice is None else self._twice.watch(batch, self._look)
+        if wrong := [said for said in came if isinstance(said, BaseException)]:
+            raise with_answers(self._told(wrong), answers_among(came)) from None
+        return answers_among(came)
 
     def report(self) -> dict[str, Any]:
         """Requests, retries, seconds of waiting between tries, tokens as the server counts them, windows by form."""
@@ -99,32 +82,34 @@ class ServedWatcher:
         self._loop.run(self._client.close())
         self._loop.close()
 
-    def _watched(self, batch: Sequence[tuple[Window, Frames]]) -> list[WindowEvents]:
-        return self._look(batch) if self._twice is None else self._twice.watch(batch, self._look)
-
-    def _look(self, batch: Sequence[tuple[Window, Frames]]) -> list[WindowEvents]:
+    def _look(self, batch: Sequence[tuple[Window, Frames]]) -> Sequence[WindowEvents | BaseException]:
         async def all_of_them() -> list[WindowEvents | BaseException]:
             asked = (self._ask(window, frames) for window, frames in batch)
             return await asyncio.gather(*asked, return_exceptions=True)
 
-        answers = self._loop.run(all_of_them())
-        wrong = [answer for answer in answers if isinstance(answer, BaseException)]
-        if wrong:
-            raise next((e for e in wrong if not isinstance(e, ModelError)), wrong[0])
-        return [answer for answer in answers if isinstance(answer, WindowEvents)]
+        return self._loop.run(all_of_them())
+
+    def _told(self, wrong: Sequence[BaseException]) -> BaseException:
+        """The error that says what becomes of windows without an answer. Of several kinds the one that blames least:
+        what is watched again tells its own."""
+        if ours := [error for error in wrong if not isinstance(error, ModelError)]:
+            return ours[0]
+        if gone := [error for error in wrong if isinstance(error, Unavailable)]:
+            last = max(gone, key=lambda error: error.after_s)
+            return ModelAway(last.problem, self._outage_s, last.after_s)
+        if refused := [error for error in wrong if not isinstance(error, (Failed, Barred))]:
+            return refused[0]
+        # Not the windows' fault: a replica that ends is started again, and its start tells whether it can work.
+        return RuntimeError(str(wrong[0]))
 
     async def _ask(self, window: Window, frames: Frames) -> WindowEvents:
-        if (kept := self._kept.get((window, len(frames)))) is not None:
-            return kept
         if len(frames) == 0:
             return WindowEvents(window, ())
         began = time.perf_counter()
         reply = await self._client.complete(lambda: self._request(window, frames))
         self._tokens_in += reply.input_tokens
         self._tokens_out += reply.output_tokens
-        answer = self._events(window, frames, reply, time.perf_counter() - began)
-        self._kept[window, len(frames)] = answer
-        return answer
+        return self._events(window, frames, reply, time.perf_counter() - began)
 
     def _request(self, window: Window, frames: Frames) -> dict[str, Any]:
         """The body of the request. Called in a thread."""

@@ -10,7 +10,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from aiohttp import web
+
+from pipeline.frames import Frames
+from pipeline.plan import Window
+
+S = 1_000_000
 
 ANSWER = json.dumps({"events": [{"start": 0.5, "end": 1.5, "kind": "a", "text": "x", "confidence": 0.9}]})
 
@@ -116,3 +122,17 @@ def running() -> Iterator[Fake]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()
+
+
+def pixels(count: int, height: int = 64, width: int = 96) -> Any:
+    """Smooth pictures that differ, in the sizes that a model sees."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([np.stack([rows * 2, columns + 9 * i, rows + columns], -1) % 256 for i in range(count)]).astype(
+        np.uint8
+    )
+
+
+def a_window(times_us: list[int], index: int = 0, start_us: int = 0) -> tuple[Window, Frames]:
+    times = np.array(times_us, np.int64) + start_us
+    ends = np.append(times[1:], start_us + 8 * S)
+    return Window("v", index, start_us, start_us + 8 * S), Frames(pixels(len(times)), times, ends)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from model.in_vllm import VllmSettings, engine_arguments, shown
+from model.interface import answers_of
 from model.registry import find_model
 from pipeline.errors import ModelError, UsageError
 from pipeline.frames import Frames
@@ -122,13 +123,16 @@ def test_windows_become_events(installed: list[Any], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("installed", [True, False], indirect=True)
 def test_a_window_that_is_too_long_is_refused_and_the_engine_stays(installed: list[Any]) -> None:
-    """ModelError, which leaves the replica alive (workers/schedule.py shows the batch's windows alone after that)."""
+    """ModelError, which leaves the replica alive; the batch's other windows are answered."""
     model = find_model("vllm:org/name").load({})
-    good, long = (Window("v", 0, 0, 8 * S), frames([0])), (Window("v", 1, 0, 8 * S), frames([0] * (MOST_FRAMES + 1)))
-    with pytest.raises(ModelError, match=r"5 frames: .* longer than the maximum .* shorter --window"):
-        model.watch([good, long])
-    (answer,) = model.watch([good])
-    assert answer.answer == ANSWER
+    batch = [(Window("v", i, 0, 8 * S), frames([0] * (MOST_FRAMES + (i == 3)))) for i in range(6)]
+    batch.insert(2, (Window("v", 9, 0, S), frames([])))
+    with pytest.raises(ModelError, match=r"5 frames: .* longer than the maximum .* shorter --window") as caught:
+        model.watch(batch)
+    there = answers_of(caught.value)
+    assert [(said.window.index, said.answer) for said in there] == [
+        (i, None if i == 9 else ANSWER) for i in (0, 1, 9, 2, 4, 5)
+    ]
     asked = len(installed)
     (nothing,) = model.watch([(Window("v", 2, 0, S), frames([]))])
     assert nothing.events == () and model.watch([]) == [] and len(installed) == asked

@@ -50,6 +50,9 @@ def test_the_doubtful_are_the_unsure_and_the_chosen_kinds() -> None:
         (event(2, 4), [], [event(3, 6)], "corrected", (4, 7, "a dog")),
         (event(2, 4), [], [event(1, 3, "a cat")], "corrected", (2, 4, "a cat")),
         (event(2, 4), [event(2, 4, "a cat")], [event(1, 3, "a cat")], "struck", None),  # that is the other event
+        (event(2, 3), [event(6, 7)], [event(5, 5.5)], "struck", None),  # likewise, of the same words
+        (event(2, 3), [event(8, 9)], [event(5, 5.5)], "corrected", (6, 6.5, "a dog")),  # which is elsewhere
+        (event(2, 4), [event(6, 8)], [event(3, 6)], "corrected", (4, 7, "a dog")),  # and this goes on from the claim
         (event(2, 4), [], [event(1, 3, kind="car")], "struck", None),
         (event(2, 4), [], [event(6, 7, "a cat")], "struck", None),
         (event(2, 4), [], [], "struck", None),

@@ -21,10 +21,11 @@ from model.served import MOST_S, PATIENCE_S, client, retry
 from model.served.dialect import Served
 from model.served.pictures import as_images, as_mp4, as_vllm_video, encoded, on_grid
 from pipeline.config import RunConfig
-from pipeline.errors import ModelAway, ModelError, UsageError
+from pipeline.errors import ModelError, UsageError
 from pipeline.frames import Frames
 from pipeline.plan import Sampling, Window, Windowing
 from tests.model import served_fake
+from tests.model.served_fake import a_window, pixels
 from workers.settings import Limits
 
 S = 1_000_000
@@ -43,20 +44,6 @@ def prompt(tmp_path: Path) -> str:
     path = tmp_path / "short.toml"
     path.write_text('system = "Look."\nuser = "List."\n[answer]\nkinds = ["a", "b"]\nmax_events = 3\nmax_text = 6\n')
     return str(path)
-
-
-def pixels(count: int, height: int = 64, width: int = 96) -> Any:
-    """Smooth pictures that differ, in the sizes that a model sees."""
-    rows, columns = np.mgrid[:height, :width]
-    return np.stack([np.stack([rows * 2, columns + 9 * i, rows + columns], -1) % 256 for i in range(count)]).astype(
-        np.uint8
-    )
-
-
-def a_window(times_us: list[int], index: int = 0, start_us: int = 0) -> tuple[Window, Frames]:
-    times = np.array(times_us, np.int64) + start_us
-    ends = np.append(times[1:], start_us + 8 * S)
-    return Window("v", index, start_us, start_us + 8 * S), Frames(pixels(len(times)), times, ends)
 
 
 VLLM = {"/version": {"version": "0.33.0"}}
@@ -286,77 +273,6 @@ def test_an_answer_is_hostile_until_it_is_checked(fake: Any, prompt: str, said: 
     assert model.watch([a_window([0])])[0].truncated
     model.close()
     assert bare("{}") == "{}"
-
-
-def test_a_window_that_is_refused_costs_the_others_no_second_request(fake: Any, prompt: str) -> None:
-    model = find_model(f"openai:{fake.url}#tiny").load({"prompt": prompt, "in_flight": 1})
-    before = len(fake.came)
-    fake.plan = [served_fake.chunks()] * (before + 1) + [
-        (400, {}, '{"error": {"message": "too long"}}'),
-        served_fake.chunks(),
-    ]
-    windows = [a_window([0], i) for i in range(4)]
-    with pytest.raises(ModelError, match="too long"):
-        model.watch(windows)
-    assert [len(model.watch([window])[0].events) for window in windows] == [1] * 4
-    assert len(fake.came) == before + 5  # four, and the one that was refused
-    model.watch(windows)
-    assert len(fake.came) == before + 9, "what was given is not kept"
-    fake.plan = [(500, {}, "")]
-    with pytest.raises(RuntimeError, match="status 500"):  # a fault of this replica, not of the window
-        model.watch(windows[:1])
-    model.close()
-
-
-@pytest.mark.parametrize("wrong", [(500, {}, "broken"), (401, {}, "expired")])
-def test_answers_are_not_lost_with_the_server(fake: Any, prompt: str, wrong: Any) -> None:
-    """What came before it failed is kept in the replica, which lives on while windows come one by one."""
-    settings = {"prompt": prompt, "in_flight": 1, "attempts": 2, "outage_s": 0.2}
-    model = find_model(f"openai:{fake.url}#tiny").load(settings)
-    windows = [a_window([0], i) for i in range(4)]
-    fake.plan = [served_fake.chunks()] * (len(fake.came) + 2) + [wrong]
-    with pytest.raises(ModelError, match=r"2 answers of 4 windows came, then: .*(broken|expired)"):
-        model.watch(windows)
-    with pytest.raises(RuntimeError):
-        model.watch(windows[2:3])
-    asked = len(fake.came)
-    assert [len(model.watch([window])[0].events) for window in windows[:2]] == [1, 1] and len(fake.came) == asked
-    with pytest.raises(RuntimeError):
-        model.watch(windows[2:])  # nothing came of these
-    model.close()
-
-
-def test_a_server_that_is_away_is_said_to_be_and_answers_that_came_are_kept(fake: Any, prompt: str) -> None:
-    settings = {"prompt": prompt, "in_flight": 1, "outage_s": 0.8}
-    factory: Any = find_model(f"openai:{fake.url}#tiny")
-    model = factory.load(settings)
-    windows = [a_window([0], i) for i in range(4)]
-    fake.plan = [served_fake.chunks()] * (len(fake.came) + 2) + [(503, {}, '{"error": "starting"}')]
-    for _ in range(2):
-        with pytest.raises(ModelAway, match=r"status 503: starting$") as caught:
-            model.watch(windows)
-    away = pickle.loads(pickle.dumps(caught.value))
-    assert (away.patience_s, away.after_s, str(away)) == (0.8, 0.0, str(caught.value))
-    fake.plan, before = [served_fake.chunks()], len(fake.came)
-    assert [len(answer.events) for answer in model.watch(windows)] == [1] * 4 and len(fake.came) == before + 2
-    fake.plan = [(503, {"Retry-After": "40"}, "{}")]
-    with pytest.raises(ModelAway) as caught:
-        model.watch(windows)
-    assert caught.value.after_s == 40
-    there = factory.for_cluster(settings, {}, dict)
-    with pytest.raises(ModelAway):
-        factory.load(there)
-    model.close()
-
-
-def test_doubtful_events_are_looked_at_again(fake: Any, prompt: str) -> None:
-    model = find_model(f"openai:{fake.url}#tiny").load({"prompt": prompt, "verify": 0.95, "dialect": "openai"})
-    before = len(fake.came)
-    (answer,) = model.watch([a_window([i * 250_000 for i in range(32)])])
-    assert len(fake.came) == before + 2 and answer.events[0].attributes["look"] in ("confirmed", "corrected")
-    pictures = [sum(p["type"] == "image_url" for p in r["messages"][1]["content"]) for r in fake.came[before:]]
-    assert pictures[0] == 16 and sum(model.report()["second_looks"].values()) == 1
-    model.close()
 
 
 def test_what_goes_to_the_replicas(fake: Any, prompt: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 
-from model.interface import ModelIdentity, ModelProfile
+from model.interface import ModelIdentity, ModelProfile, answers_of, with_answers
 from pipeline.config import RunConfig
-from pipeline.errors import ModelError
+from pipeline.errors import ModelAway, ModelError
+from pipeline.event import WindowEvents
+from pipeline.plan import Window
 from pipeline.video import Source, Video
 from tests.workers.pools import Clock, FakeReplica, without_ray
 from workers import counted, elastic, flow, identify
 from workers.flow import Flow
 from workers.nodes import Nodes
-from workers.replica import ModelChoice
+from workers.replica import ModelChoice, batch_by_batch
 from workers.settings import Limits
 from workers.shares import share_out
 from workers.work import Decoded, Parcel
@@ -141,6 +143,62 @@ def test_a_window_that_hangs_is_named_by_its_video(monkeypatch: pytest.MonkeyPat
     assert outcome is not None and outcome.failure is not None
     run._watched(outcome)
     assert [e.what for e in told if e.kind == "retry"] == ["s3://a/0.mp4 window 1"]
+
+
+@pytest.mark.parametrize("error", [ModelError("too long"), ModelAway("http://x: gone", 60.0), ValueError("broken")])
+def test_answers_beside_a_failure_are_taken_and_only_the_rest_is_watched_again(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    """One window of three is refused, and that at once; one that was not answered for another reason comes again."""
+    _replicas(monkeypatch)
+    run = _flow(monkeypatch)
+    run._schedule.add(Video("0" * 32, ("a",), 1, 46_000_000, 0, 8, 8, 0, "h264", 25.0, 0))
+    order = run._schedule.next_decode(clock.now)
+    assert order is not None
+    run._schedule.decoders.taking(order.number)
+    windows = [run._config.windowing.window("0" * 32, i, 46_000_000) for i in range(3)]
+    run._schedule.taken(order.number, Parcel(tuple(Decoded(w, (), (), 0.0, 1) for w in windows)), object(), clock.now)
+    run._pool.pump()
+    run._pool.collect(run._pool.refs()[0])
+    replica: Any = run._pool.next_free().replica
+
+    def fail(windows: list[Window]) -> list[WindowEvents]:
+        raise with_answers(error, [WindowEvents(w, ()) for w in windows if w.index != 1])
+
+    monkeypatch.setattr(replica, "answer", fail)
+    batch = run._schedule.next_batch(most=3)
+    assert batch is not None and len(batch.members) == 3
+    run._pool.watch(batch)
+    outcome = run._pool.collect(run._pool.refs()[0])
+    assert outcome is not None and outcome.failure is not None
+    run._watched(outcome)
+    assert run.progress.windows == 2
+    left = run._schedule.next_batch()
+    if type(error) is ModelError:
+        assert left is None
+        (watched,) = run._schedule.finished()
+        assert (watched.status, len(watched.answers)) == ("quarantined", 2) and "too long" in watched.reason
+    else:
+        assert left is not None and [w.index for w in left.windows] == [1]
+        assert left.members[0].kills == isinstance(error, ValueError)
+
+
+def test_of_many_batches_in_one_call_the_refused_one_alone_is_lost() -> None:
+    windows = [Window("v", i, i, i + 1) for i in range(7)]
+
+    def watch(part: slice) -> list[WindowEvents]:
+        seen = [WindowEvents(w, ()) for w in windows[part]]
+        if part.start == 2:
+            raise ModelError("too long")
+        if part.start == stop:
+            raise with_answers(ValueError("broken"), seen[:1])
+        return seen
+
+    fates: list[tuple[int, type[Exception], list[int]]] = [(9, ModelError, [0, 1, 4, 5, 6]), (4, ValueError, [0, 1, 4])]
+    for stop, raised, there in fates:  # noqa: B007 - `watch` looks at it
+        with pytest.raises(raised) as caught:
+            batch_by_batch(7, 2, watch)
+        assert [said.window.index for said in answers_of(caught.value)] == there
 
 
 def test_what_the_models_count_is_seen_while_they_work(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import ray
 
+from model.interface import with_answers
+from pipeline.errors import ModelAway, ModelError
 from pipeline.event import WindowEvents
 from pipeline.plan import Window
 from workers.ends import MANY_ENDS
@@ -16,6 +18,7 @@ from workers.pool import Outcome, Pool
 from workers.work import Batch, Decoded, Waiting
 
 pytestmark = pytest.mark.usefixtures("ray_session")
+WINDOW = Window("0" * 32, 0, 0, 8)
 
 
 @ray.remote(num_cpus=0, max_retries=0)
@@ -39,6 +42,9 @@ class _Reader:
     def fetch(self, boxed: list[Any]) -> int:
         return len(ray.get(boxed[0]))
 
+    def refuse(self, error: Exception) -> None:
+        raise with_answers(error, [WindowEvents(WINDOW, ())])
+
     def end(self) -> None:
         os._exit(1)
 
@@ -61,6 +67,11 @@ def test_an_end_is_laid_at_the_door_of_who_ended() -> None:
     assert _failure(cancelled) in ("cancelled", "died")
     assert _failure(reader.read.remote(cancelled)) == "lost"
     assert ray.get(reader.read.remote(ray.put(b"four"))) == 4, "the reader lives"
+    for error, what in ((ModelAway("gone", 9.0), "away"), (ModelError("long"), "model"), (ValueError("x"), "fault")):
+        with pytest.raises(ray.exceptions.RayError) as caught:
+            ray.get(reader.refuse.remote(error))
+        told = understand(caught.value)
+        assert (told.what, told.answered) == (what, (WindowEvents(WINDOW, ()),))
     assert _failure(reader.end.remote()) == "died"
     ray.kill(reader)
 
@@ -90,9 +101,8 @@ class _Answering:
 def test_replicas_that_end_one_after_another_are_told_of_and_lost_frames_end_none() -> None:
     reader = _Reader.remote()  # type: ignore[attr-defined]
     dead = _end.remote()
-    window = Window("0" * 32, 0, 0, 8)
-    batch = Batch(0, (Waiting(Decoded(window, (), (), 0.0, 0), ray.put([]), 0, 0, 0),))
-    answers = [reader.read.remote(dead), *[dead] * 4, ray.put([WindowEvents(window, ())])]
+    batch = Batch(0, (Waiting(Decoded(WINDOW, (), (), 0.0, 0), ray.put([]), 0, 0, 0),))
+    answers = [reader.read.remote(dead), *[dead] * 4, ray.put([WindowEvents(WINDOW, ())])]
     started: list[_Answering] = []
 
     def start(name: str) -> Any:
