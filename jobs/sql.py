@@ -28,14 +28,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from pipeline.log import EventLog
-    from pipeline.log.sql import select
+    from pipeline.log.sql import plain, rows_of, select
 
     table = select(EventLog.open(args.log).snapshot(args.version), args.sql)
+    rows = rows_of(table)
     if args.format == "table":
-        cells = [list(row.values()) for row in table.to_pylist()]
         numeric = [str(f.type).startswith(("int", "uint", "float", "double", "decimal")) for f in table.schema]
         columns = [(n, "right" if right else "fold") for n, right in zip(table.column_names, numeric, strict=True)]
-        print_table(cells, columns, args)
+        print_table(rows, columns, args)
     else:
-        write(table.to_pylist(), args, lambda: table)
+        if args.format != "csv":
+            rows = [tuple(map(plain, row)) for row in rows]
+        write([dict(zip(table.column_names, row, strict=True)) for row in rows], args, lambda: table)
     return 0

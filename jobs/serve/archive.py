@@ -15,15 +15,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 
 from jobs.serve.reply import Problem
 from pipeline.errors import LogError, UsageError
 from pipeline.log import EventLog
+from pipeline.log.ahead import Ahead
 from pipeline.log.localstore import LocalStore
 from pipeline.log.protocol import commit_path
 from pipeline.log.replaced import REPLACED
-from pipeline.log.schema import RECORDS
 from pipeline.log.sql import connect
 from pipeline.log.store import open_store
 from pipeline.query import Match, Query
@@ -35,6 +34,12 @@ LOOK_S, LOOK_REMOTE_S = 0.5, 3.0
 REOPEN_S = 300.0
 
 BINS = 240  # of the archive's density at most; fewer for few events, which would stand apart like hairs
+
+#: The records that pages tell of: no file of `windows` is opened.
+SHOWN = ("events", "videos", "runs", "names")
+
+#: Records of no more rows than this are held in memory: each question to a view opens all its files again.
+HELD_ROWS = 200_000
 
 #: A video as pages list it: in its newest done run, else in its newest. Those that could not be watched and were
 #: replaced by others since are none.
@@ -97,7 +102,6 @@ class Facts:
     made_at: float  # time.time()
     took_s: float
     connection: duckdb.DuckDBPyConnection
-    registered: dict[str, pa.Schema]  # empty relations that the views of `connection` rest on
     overview: dict[str, Any]
 
     def rows(self, sql: str, parameters: Any = None) -> list[dict[str, Any]]:
@@ -108,8 +112,6 @@ class Facts:
     def _rows(self, sql: str, parameters: Any) -> list[dict[str, Any]]:
         cursor = self.connection.cursor()
         try:
-            for name, schema in self.registered.items():  # which a cursor does not inherit
-                cursor.register(name, schema.empty_table())
             return _rows(cursor, sql, parameters)
         finally:
             cursor.close()
@@ -143,6 +145,7 @@ class Archive:
         self._look_s = LOOK_S if local else LOOK_REMOTE_S
         self._looked = self._opened = time.monotonic()
         self._looking = threading.Lock()
+        self._ahead = Ahead(self._store)
         self._facts: Facts | None = None
         self._making = threading.Lock()
 
@@ -213,7 +216,12 @@ class Archive:
         began = time.monotonic()
         snapshot = self._log.snapshot()
         with _told(self.uri):
-            connection = connect(snapshot)
+            connection = connect(snapshot, records=SHOWN, ahead=self._ahead)
+            for record in SHOWN[1:]:
+                if sum(file.rows for file in snapshot.files(record)) <= HELD_ROWS:
+                    connection.execute(f"create table held as from {record}")
+                    connection.execute(f"drop view {record}")
+                    connection.execute(f"alter table held rename to {record}")
             connection.execute(CATALOG)
             connection.execute(RUNS)
             kinds = _rows(connection, KINDS)
@@ -228,8 +236,7 @@ class Archive:
                 "density": self._density(connection, totals, [k["kind"] for k in kinds]),
                 "as_of_us": time.time_ns() // 1000,
             }
-        registered = {(f"_{name}" if snapshot.files(name) else name): schema for name, schema in RECORDS.items()}
-        return Facts(snapshot.version, time.time(), time.monotonic() - began, connection, registered, overview)
+        return Facts(snapshot.version, time.time(), time.monotonic() - began, connection, overview)
 
     def _density(self, connection: duckdb.DuckDBPyConnection, totals: dict[str, Any], kinds: list[str]) -> list[Any]:
         bins, total = max(48, min(BINS, totals["events"] // 2)), totals["duration_us"]

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import sys
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 
 from pipeline.errors import LogError, SecondsightError
 from pipeline.log import EventLog
-from pipeline.log.sql import select
+from pipeline.log.sql import plain, rows_of, select
 
 #: DuckDB is told this share of the memory that the process has; the answer's own rows need the rest.
 FOR_DUCKDB = 0.5
@@ -55,7 +53,7 @@ def _answer(asked: dict[str, Any]) -> bytes:
     said = {
         "version": snapshot.version,
         "columns": [{"name": field.name, "type": str(field.type)} for field in table.schema],
-        "rows": list(zip(*(_cells(column) for column in table.columns), strict=True)),
+        "rows": [[plain(cell) for cell in row] for row in rows_of(table)],
         "truncated": truncated,
     }
     data = json.dumps(said, separators=(",", ":"), allow_nan=False).encode()
@@ -63,26 +61,6 @@ def _answer(asked: dict[str, Any]) -> bytes:
         most = asked["bytes"] >> 10
         return _error(422, "too_large", f"an answer of more than {most:,} KiB: ask for fewer rows or columns")
     return data
-
-
-def _cells(column: pa.ChunkedArray) -> list[Any]:
-    try:
-        return [_plain(cell) for cell in column.to_pylist()]
-    except (ValueError, OverflowError):  # dates that Python does not have: infinity, the year 294247
-        return [_plain(cell) for cell in column.cast(pa.string()).to_pylist()]
-
-
-def _plain(cell: Any) -> Any:
-    """A value as JSON has it."""
-    if cell is None or isinstance(cell, str | bool | int):
-        return cell
-    if isinstance(cell, float):
-        return cell if math.isfinite(cell) else None
-    if isinstance(cell, list | tuple):
-        return [_plain(each) for each in cell]
-    if isinstance(cell, dict):
-        return {str(key): _plain(each) for key, each in cell.items()}
-    return cell.hex() if isinstance(cell, bytes) else str(cell)
 
 
 def _limit(memory: int) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,17 +20,17 @@ def open_parquet(store: Store, file: DataFile) -> pq.ParquetFile:
     try:
         if isinstance(store, LocalStore):
             return pq.ParquetFile(store.path(file.path), memory_map=True)
-        return pq.ParquetFile(pa.PythonFile(Ranges(store, file.path, file.size_bytes), mode="r"))
+        return pq.ParquetFile(pa.PythonFile(Ranges(partial(store.read, file.path), file.size_bytes), mode="r"))
     except (pa.ArrowException, OSError) as error:
         raise damaged(store, file, error) from error
 
 
 class Ranges(io.RawIOBase):
-    """An object of a store as a file, each read one ranged request."""
+    """An object of `size` bytes as a file, each read one call of `fetch` (start, length)."""
 
-    def __init__(self, store: Store, path: str, size: int) -> None:
+    def __init__(self, fetch: Callable[[int, int], bytes], size: int) -> None:
         super().__init__()
-        self._store, self._path, self._size = store, path, size
+        self._fetch, self._size = fetch, size
         self.at = 0
 
     def readable(self) -> bool:
@@ -46,6 +48,6 @@ class Ranges(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         length = self._size - self.at if size < 0 else min(size, self._size - self.at)
-        data = self._store.read(self._path, self.at, length) if length > 0 else b""
+        data = self._fetch(self.at, length) if length > 0 else b""
         self.at += len(data)
         return data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +13,9 @@ from pipeline.errors import LogError
 from pipeline.log.protocol import DataFile
 from pipeline.log.schema import RECORDS
 from pipeline.log.store import Store
+
+#: Data files that are read at once: in an object store each is a request's time.
+THREADS = 16
 
 
 def read_table(store: Store, file: DataFile, columns: Sequence[str] | None = None) -> pa.Table:
@@ -34,7 +38,9 @@ def read_record(store: Store, files: Sequence[DataFile], record: str, columns: S
     schema = RECORDS[record]
     if columns is not None:
         schema = pa.schema([schema.field(c) for c in columns])
-    tables = [read_table(store, f, columns) for f in files if f.record == record]
+    files = [f for f in files if f.record == record]
+    with ThreadPoolExecutor(min(THREADS, len(files)) or 1) as pool:
+        tables = list(pool.map(lambda file: read_table(store, file, columns), files))
     return pa.concat_tables(tables) if tables else schema.empty_table()
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import threading
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import fsspec
 
+from pipeline.log.ahead import Ahead
 from pipeline.log.ranged import Ranges
 from pipeline.log.schema import RECORDS
 from pipeline.log.snapshot import Snapshot
@@ -28,9 +30,9 @@ class ReadOnly(fsspec.AbstractFileSystem):
     protocol = "eventlog"
     cachable = False
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, ahead: Ahead) -> None:
         super().__init__()
-        self._store = snapshot.store
+        self._ahead = ahead
         self._files = {f"{SCHEME}{f.path}": f for record in RECORDS for f in snapshot.files(record)}
 
     def open(self, path: str, mode: str = "rb", **_: Any) -> Ranges:
@@ -38,7 +40,7 @@ class ReadOnly(fsspec.AbstractFileSystem):
         if mode != "rb" or path not in self._files:
             raise PermissionError(f"{REFUSED}: {path}")
         file = self._files[path]
-        return _ForThreads(self._store, file.path, file.size_bytes)
+        return _ForThreads(partial(self._ahead.read, file.path), file.size_bytes)
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         """Of the file as it was committed, without a request."""

@@ -19,10 +19,15 @@ class Snapshot:
         self.store = store
         self._delta = Delta(store, version)
         self.version = self._delta.version
+        self._files: dict[str, list[DataFile]] | None = None
 
     def files(self, record: str) -> list[DataFile]:
         """The data files of one kind of record."""
-        return self._delta.files(record)
+        if self._files is None:
+            self._files = {}
+            for file in self._delta.files():
+                self._files.setdefault(file.record, []).append(file)
+        return self._files.get(record, [])
 
     def table(self, record: str, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows of one kind of record (pipeline/log/schema.py). Meant for the small ones: not for events."""

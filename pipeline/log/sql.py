@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from pipeline.errors import LogError, UsageError
+from pipeline.log.ahead import Ahead
 from pipeline.log.readonly import REFUSED, SCHEME, ReadOnly
 from pipeline.log.schema import RECORDS
 from pipeline.log.snapshot import Snapshot
@@ -18,35 +21,74 @@ from pipeline.log.snapshot import Snapshot
 MAX_QUERY = 65_536
 
 
-def connect(snapshot: Snapshot, settings: Mapping[str, str | int] | None = None) -> duckdb.DuckDBPyConnection:
-    """An in-memory DuckDB with a view per kind of record; it can open the data files of this version and no others.
+def connect(
+    snapshot: Snapshot,
+    settings: Mapping[str, str | int] | None = None,
+    records: Collection[str] = tuple(RECORDS),
+    ahead: Ahead | None = None,
+) -> duckdb.DuckDBPyConnection:
+    """An in-memory DuckDB with a view for each of `records`; it can open the data files of this version and no others.
 
-    `settings`: DuckDB's own (memory_limit, threads). Raises LogError where one of them is missing or damaged.
+    `settings`: DuckDB's own (memory_limit, threads); `ahead`: who keeps of the files what the next connection needs,
+    too. Raises LogError where one of them is missing or damaged.
     """
+    ahead = ahead or Ahead(snapshot.store)
+    connection = _closed_in(snapshot, settings, ahead)
+    _show(connection, snapshot, records, ahead)
+    return connection
+
+
+def _closed_in(snapshot: Snapshot, settings: Mapping[str, str | int] | None, ahead: Ahead) -> duckdb.DuckDBPyConnection:
+    """A DuckDB that can open the data files of this version, knows none of them, and has nothing else in reach."""
     fixed = {"autoinstall_known_extensions": "false", "python_enable_replacements": "false"}
     connection = duckdb.connect(":memory:", config={**(settings or {}), **fixed})
-    connection.register_filesystem(ReadOnly(snapshot))
-    allowed: list[str] = []
-    for record, schema in RECORDS.items():
-        files = [f"{SCHEME}{f.path}" for f in snapshot.files(record)]
-        allowed += files
-        if files:
-            columns = ", ".join(f'"{name}"' for name in schema.names)
-            # An empty relation first: columns that no file has yet are there all the same, as nulls.
-            connection.register(f"_{record}", schema.empty_table())
-            try:
-                connection.execute(
-                    f"create view {record} as select {columns} from (select * from _{record} union all by name"
-                    f" select * from read_parquet([{_listed(files)}], union_by_name = true, hive_partitioning = false))"
-                )
-            except duckdb.Error as error:
-                raise unreadable(snapshot, error) from error
-        else:
-            connection.register(record, schema.empty_table())
+    connection.register_filesystem(ReadOnly(snapshot, ahead))
+    allowed = [f"{SCHEME}{f.path}" for record in RECORDS for f in snapshot.files(record)]
     connection.execute(f"set allowed_paths = [{_listed(allowed)}]")
     connection.execute("set enable_external_access = false")
     connection.execute("set lock_configuration = true")
     return connection
+
+
+def _show(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, records: Collection[str], ahead: Ahead) -> None:
+    """Make the views of these records, each of which opens all its files: DuckDB looks at their columns."""
+    ahead.fetch([file for record in records for file in snapshot.files(record)])
+    for record in records:
+        columns = ", ".join(f'"{name}"' for name in RECORDS[record].names)
+        # An empty relation first: columns that no file has yet are there all the same, as nulls.
+        relation = _empty(connection, RECORDS[record])
+        if files := [f"{SCHEME}{f.path}" for f in snapshot.files(record)]:
+            found = f"read_parquet([{_listed(files)}], union_by_name = true, hive_partitioning = false)"
+            relation = f"{relation} union all by name select * from {found}"
+        try:
+            connection.execute(f"create or replace view {record} as select {columns} from ({relation})")
+        except duckdb.Error as error:
+            raise unreadable(snapshot, error) from error
+
+
+def _empty(connection: duckdb.DuckDBPyConnection, schema: pa.Schema) -> str:
+    """A SELECT of no rows with the columns of a schema."""
+    relation = connection.from_arrow(schema.empty_table())
+    columns = zip(relation.columns, relation.types, strict=True)
+    return "select " + ", ".join(f'null::{kind} as "{name}"' for name, kind in columns) + " where false"
+
+
+#: What tells of all views, whichever a query names, or takes a query out of a text.
+_OF_ALL = re.compile(
+    r"\b(show|pragma|duckdb_\w+|pg_\w+|sqlite_\w+|information_schema|json_execute\w+)\b", re.IGNORECASE
+)
+
+
+def named(connection: duckdb.DuckDBPyConnection, sql: str) -> Collection[str]:
+    """The records that a query reads, or more: all where that is not plain to see."""
+    try:
+        names = {name.casefold() for name in connection.get_table_names(sql)}
+    except duckdb.Error:  # such as a query with parameters, or a wrong one: the names that stand in it anywhere
+        if re.search(r"\bquery(_table)?\b", sql, re.IGNORECASE):
+            return RECORDS
+        names = {record for record in RECORDS if record in sql.casefold()}
+    found = [record for record in RECORDS if record in names]
+    return RECORDS if _OF_ALL.search(sql) or (not found and "describe" in sql.casefold()) else found
 
 
 def select(
@@ -56,16 +98,17 @@ def select(
     rows: int | None = None,
     settings: Mapping[str, str | int] | None = None,
 ) -> pa.Table:
-    """The answer to one SELECT, or its first `rows`; `settings` as of `connect`.
+    """The answer to one SELECT, or its first `rows`; `settings` as of `connect`. No two columns have one name.
 
-    Raises UsageError for anything but a query, for one of more than MAX_QUERY characters, and for one that DuckDB
-    refuses, by a duckdb.Error; LogError for a log that cannot be read.
+    Only the files of the views that it names are read. Raises UsageError for anything but a query, for one of more than
+    MAX_QUERY characters, and for one that DuckDB refuses, by a duckdb.Error; LogError for a log that cannot be read.
     """
     if len(sql) > MAX_QUERY:
         raise UsageError(f"a query of {len(sql)} characters: at most {MAX_QUERY}")
     if not sql.isascii() and sql != sql.encode("utf-8", "replace").decode():
         raise UsageError("a query with bytes that are no text: write it in UTF-8")
-    connection = connect(snapshot, settings)
+    ahead = Ahead(snapshot.store)
+    connection = _closed_in(snapshot, settings, ahead)
     try:
         statements = connection.extract_statements(sql)
         if len(statements) != 1:
@@ -73,8 +116,14 @@ def select(
         if statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
             kind = str(statements[0].type).rsplit(".", 1)[-1]
             raise UsageError(f"{REFUSED}: {kind} statements are refused, ask with SELECT")
-        found = connection.sql(sql, params=parameters)
-        return _whole_numbers((found if rows is None else found.limit(rows)).to_arrow_table())
+        _show(connection, snapshot, named(connection, sql), ahead)
+        try:
+            found = connection.sql(sql, params=parameters)
+        except duckdb.CatalogException:  # a name of nothing: with all views there, DuckDB says what may be meant
+            _show(connection, snapshot, RECORDS, ahead)
+            found = connection.sql(sql, params=parameters)
+        table = (found if rows is None else found.limit(rows)).to_arrow_table()
+        return _whole_numbers(table.rename_columns(_apart(found.columns)))
     except duckdb.Error as error:
         said = _said(error)
         if REFUSED in said:
@@ -84,6 +133,49 @@ def select(
         raise UsageError(f"DuckDB: {said}") from error
     finally:
         connection.close()
+
+
+def _apart(names: Sequence[str]) -> list[str]:
+    """The names of columns, each different from all others in any case: a, a_1, a_2."""
+    taken = {name.casefold() for name in names}
+    found: list[str] = []
+    seen: set[str] = set()
+    for name in names:
+        number, apart = 0, name
+        while apart.casefold() in seen or (number and apart.casefold() in taken):
+            number += 1
+            apart = f"{name}_{number}"
+        seen.add(apart.casefold())
+        found.append(apart)
+    return found
+
+
+def rows_of(table: pa.Table) -> list[tuple[Any, ...]]:
+    """The rows of an answer as Python's values. A column with dates that Python does not have (infinity, the year
+    294247) is text, as DuckDB writes it."""
+    return list(zip(*(_cells(column) for column in table.columns), strict=True))
+
+
+def _cells(column: pa.ChunkedArray) -> list[Any]:
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError):
+        with duckdb.connect(":memory:") as connection:
+            texts = connection.from_arrow(pa.table({"cell": column})).project("cell::varchar")
+            return [text for (text,) in texts.fetchall()]
+
+
+def plain(cell: Any) -> Any:
+    """A value as JSON has it: what it does not know (dates, decimals, bytes) is text, a number that is none null."""
+    if cell is None or isinstance(cell, str | bool | int):
+        return cell
+    if isinstance(cell, float):
+        return cell if math.isfinite(cell) else None
+    if isinstance(cell, list | tuple):
+        return [plain(each) for each in cell]
+    if isinstance(cell, dict):
+        return {str(key): plain(each) for key, each in cell.items()}
+    return cell.hex() if isinstance(cell, bytes) else str(cell)
 
 
 def _whole_numbers(table: pa.Table) -> pa.Table:

@@ -157,6 +157,23 @@ def test_log_upkeep(log: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
     assert "is missing" in out and "/archive/b.mp4" in out
 
 
+def test_sql_keeps_columns_of_one_name_apart(log: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    sql = "select 1 as a, 2 as a, 'x' as b, 'infinity'::date as d, 'nan'::double as n"
+    out, _ = run(capsys, "sql", log, sql)
+    lines = out.splitlines()
+    assert lines[0].split() == ["a", "a_1", "b", "d", "n"] and lines[2].split() == ["1", "2", "x", "infinity", "nan"]
+    assert run(capsys, "sql", log, sql, "--format", "csv")[0] == "a,a_1,b,d,n\n1,2,x,infinity,nan\n"
+    row = {"a": 1, "a_1": 2, "b": "x", "d": "infinity", "n": None}
+    assert json.loads(run(capsys, "sql", log, sql, "--format", "json")[0]) == [row]
+    assert json.loads(run(capsys, "sql", log, sql, "--format", "jsonl")[0]) == row
+    file = tmp_path / "out.parquet"
+    run(capsys, "sql", log, sql, "--format", "parquet", "--out", str(file))
+    assert pq.ParquetFile(file).read(["a", "a_1"]).to_pylist() == [{"a": 1, "a_1": 2}]
+    both = "select * from events join videos using (video_id) limit 1"
+    [joined] = json.loads(run(capsys, "sql", log, both, "--format", "json")[0])
+    assert joined["run_id"] == joined["run_id_1"] == "run-1" and joined["config_hash"] == "c1"
+
+
 def test_sql(log: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out, _ = run(capsys, "sql", log, "select kind, count(*) as n from events group by kind order by kind")
     assert [line.split() for line in out.splitlines()[2:]] == [["black", "1"], ["shot", "1"], ["text", "1"]]
