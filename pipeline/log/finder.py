@@ -49,6 +49,9 @@ class Finder(Protocol):
     def all(self) -> Iterator[Entry]:
         """Every entry of the log, in no order."""
 
+    def apart(self) -> Finder:
+        """Another one over the same version, for another thread."""
+
 
 def open_finder(store: Store) -> Finder:
     """The index of a log, or (slower) its data files where the index is missing or of no use.
@@ -110,12 +113,16 @@ class Guarded:
     def all(self) -> Iterator[Entry]:
         return iter(self._ask(lambda finder: list(finder.all())))
 
+    def apart(self) -> Finder:
+        finder = self._finder.apart()
+        return Guarded(finder, self._store) if isinstance(finder, IndexFinder) else finder
+
 
 class IndexFinder:
     """Lookups in the catalog and in the tail of one head."""
 
     def __init__(self, store: Store, head: Head) -> None:
-        self._store = store
+        self._store, self._head = store, head
         self.version = head.version
         self._catalogs = [  # the newest first
             (IndexFile.parse(c.start, store.reader(c.path), f"{store.uri}/{c.path}"), c.filter)
@@ -213,6 +220,9 @@ class IndexFinder:
                         yield entry
         if self._unindexed is not None:
             yield from (e for e in self._unindexed.all() if (e.video_id, e.run_id) not in seen)
+
+    def apart(self) -> IndexFinder:
+        return IndexFinder(self._store, self._head)
 
     def _tail_between(self, first: bytes, last: bytes) -> Iterable[int]:
         if self._sorted_prefixes is None:

@@ -72,6 +72,9 @@ class ScanFinder:
     def prefixed(self, prefix: str) -> list[str]:
         return sorted(video_id for video_id in self._videos() if video_id.startswith(prefix))
 
+    def apart(self) -> ScanFinder:
+        return ScanFinder(self._store, self.version)
+
     def all(self) -> Iterator[Entry]:
         spans = all_spans(self._store, self._of("events"))
         for video_id, rows in self._videos().items():

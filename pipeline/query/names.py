@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -15,6 +15,9 @@ from pipeline.log.finder import Finder
 
 #: Names listed in an error message at most.
 LISTED = 10
+
+#: Of so many videos the list is kept (about a kilobyte each), of so many runs.
+KEPT, KEPT_RUNS = 250_000, 4
 
 #: Videos whose names are looked through for one that a person may have meant.
 SUGGESTED_FROM = 20_000
@@ -33,7 +36,8 @@ class Names:
 
     def __init__(self, finder: Finder, uri: str) -> None:
         self._finder, self._uri = finder, uri
-        self._lock = threading.RLock()
+        self._lock, self._listing = threading.Lock(), threading.RLock()
+        self._listed: dict[str | None, tuple[Match, ...]] = {}
         self.version = finder.version
 
     def resolve(self, name: str) -> tuple[str, str]:
@@ -83,8 +87,8 @@ class Names:
     @cached_property
     def _known(self) -> dict[str, str]:
         """Last parts of the videos' names, as they are, by what they are without case."""
-        with self._lock:
-            found = {uri.rsplit("/", 1)[-1] for e in islice(self._finder.all(), SUGGESTED_FROM) for uri in e.uris}
+        with self._listing:
+            found = {uri.rsplit("/", 1)[-1] for e in islice(self._lister.all(), SUGGESTED_FROM) for uri in e.uris}
         return {name.casefold(): name for name in sorted(found)}
 
     def runs_of(self, video_id: str) -> list[Entry]:
@@ -124,13 +128,29 @@ class Names:
             raise UsageError(f"{shown} could not be watched ({last.status} in run {last.run_id}): {last.reason}")
         return Match(shown, done[-1])
 
-    def all(self, run: str | None = None) -> Iterator[Entry]:
-        """Every video in its newest done run (in `run`: its id, or the beginning of one), in no order.
+    def all(self, run: str | None = None) -> tuple[Match, ...]:
+        """Every video in its newest done run (in `run`: its id, or the beginning of one), in the order of their names.
 
         Videos that were never done are left out. Raises UsageError where no run, or more than one, is meant.
         """
+        with self._listing:  # which takes long in a large log: lookups do not wait for it
+            if run not in self._listed:
+                found = [Match(e.uris[0] if e.uris else e.video_id, e) for e in self._all(run)]
+                found.sort(key=lambda m: (m.name, m.entry.video_id))
+                if len(found) > KEPT:
+                    return tuple(found)
+                if len(self._listed) >= KEPT_RUNS:
+                    self._listed.clear()
+                self._listed[run] = tuple(found)
+            return self._listed[run]
+
+    @cached_property
+    def _lister(self) -> Finder:
         with self._lock:
-            entries = list(self._finder.all())
+            return self._finder.apart()
+
+    def _all(self, run: str | None) -> Iterable[Entry]:
+        entries = list(self._lister.all())
         if run is not None:
             ids = {e.run_id for e in entries}
             meant = [i for i in ids if i == run] or [i for i in ids if i.startswith(run)]
@@ -145,7 +165,7 @@ class Names:
                 other = chosen.get(entry.video_id)
                 if other is None or (entry.finished_at_us, entry.run_id) > (other.finished_at_us, other.run_id):
                     chosen[entry.video_id] = entry
-        yield from chosen.values()
+        return chosen.values()
 
 
 def _by_time(entries: Iterable[Entry]) -> list[Entry]:

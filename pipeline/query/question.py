@@ -60,7 +60,7 @@ class Query(Reader):
         if isinstance(video, str):
             return as_table(self.overlapping(self.find(video, run), start_us, end_us, wanted))
         matches = reaching(self.matches(video, run), start_us)
-        return as_table([b for m in matches for b in self.overlapping(m, start_us, end_us, wanted)])
+        return self._table(matches, lambda m: self.overlapping(m, start_us, end_us, wanted))
 
     def before(
         self,
@@ -159,7 +159,10 @@ class Query(Reader):
         return Anchor(found[0])
 
     def _each(self, video: Videos, run: str | None, ask: Callable[[Match], list[RecordBatch]]) -> pa.Table:
-        return as_table([batch for match in self.matches(video, run) for batch in ask(match)])
+        return self._table(self.matches(video, run), ask)
+
+    def _table(self, matches: Sequence[Match], ask: Callable[[Match], list[RecordBatch]]) -> pa.Table:
+        return as_table([batch for _, batches in self.each(matches, ask) for batch in batches])
 
     # -- over whole videos
 
@@ -180,12 +183,9 @@ class Query(Reader):
         """
         end, wanted = LATEST if end_us is None else end_us, Filter(kinds, text)
         matches = sorted(self.matches(videos, run), key=lambda m: m.entry.video_id)
-        return as_table(
-            [
-                batch
-                for match in matches
-                for batch in self._read(match.entry, lambda e: self._lookup.overlapping(e, start_us, end, wanted))
-            ]
+        return self._table(
+            matches,
+            lambda m: self._read(m.entry, lambda e: self._lookup.overlapping(e, start_us, end, wanted)),
         )
 
     def kinds(self, video: Videos, run: str | None = None) -> Kinds:
@@ -193,7 +193,7 @@ class Query(Reader):
         import pyarrow.compute as pc
 
         matches = self.matches(video, run)
-        found = as_table([batch for match in matches for batch in self._whole(match)])
+        found = self._table(matches, self._whole)
         counts = pc.value_counts(found["kind"]).to_pylist()
         ordered = {c["values"]: c["counts"] for c in sorted(counts, key=lambda c: (-c["counts"], c["values"]))}
         return Kinds(ordered, matches[0].entry.run_id if len(matches) == 1 else None)

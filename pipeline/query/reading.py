@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.clock import format_time
 from pipeline.errors import LogError, UsageError
 from pipeline.log.entry import Entry
 from pipeline.log.finder import open_finder, scan_finder
+from pipeline.log.localstore import LocalStore
 from pipeline.log.lookup import Filter, Lookup
 from pipeline.log.store import Store, open_store
 from pipeline.query.names import Match, Names
@@ -19,8 +22,13 @@ if TYPE_CHECKING:
 
     from pipeline.log.eventlog import EventLog
 
+T = TypeVar("T")
+
 #: Before and after every event.
 EARLIEST, LATEST = -(2**62), 2**62
+
+#: Videos of a log in an object store that are asked side by side.
+ABREAST = 8
 
 #: One video by its name, several, or (None) every video of the log.
 Videos = str | Sequence[str] | None
@@ -74,18 +82,38 @@ class Reader:
         """What the log holds of a video: one entry per run, in the order in which they finished it."""
         return self._names.runs_of(video_id)
 
-    def entries(self, run: str | None = None) -> Iterator[Entry]:
-        """Every video in its newest done run (in `run`), in no order; those never done are left out."""
-        return self._names.all(run)
+    def entries(self, run: str | None = None) -> list[Entry]:
+        """Every video in its newest done run (in `run`); those never done are left out."""
+        return [match.entry for match in self._names.all(run)]
 
     def matches(self, videos: Videos, run: str | None = None) -> list[Match]:
         """The videos meant, each once: named ones in the order given, all of them in the order of their names."""
         if isinstance(videos, str):
             return [self.find(videos, run)]
         if videos is None:
-            found = [Match(e.uris[0] if e.uris else e.video_id, e) for e in self.entries(run)]
-            return sorted(found, key=lambda m: (m.name, m.entry.video_id))
+            return list(self._names.all(run))
         return list({m.entry.video_id: m for m in (self.find(name, run) for name in videos)}.values())
+
+    def each(
+        self, matches: Sequence[Match], ask: Callable[[Match], T], within_s: float | None = None
+    ) -> Iterator[tuple[Match, T]]:
+        """(video, answer) of the videos in order, as far as `within_s` seconds take, but one at least. On an object
+        store some are asked side by side."""
+        ends = math.inf if within_s is None else time.monotonic() + within_s
+        if isinstance(self._store, LocalStore) or len(matches) == 1:  # a disk's answer takes no waiting, but the CPU
+            for match in matches:
+                yield match, ask(match)
+                if time.monotonic() >= ends:
+                    return
+            return
+        from concurrent.futures import ThreadPoolExecutor  # a cold lookup of one video must not wait for it
+
+        with ThreadPoolExecutor(ABREAST, thread_name_prefix="query") as threads:
+            for at in range(0, len(matches), ABREAST):
+                some = matches[at : at + ABREAST]
+                yield from zip(some, threads.map(ask, some), strict=True)
+                if time.monotonic() >= ends:
+                    return
 
     # -- the events of a video that is found
 
