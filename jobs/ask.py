@@ -13,6 +13,7 @@ from jobs.output import hms, printable, text
 from jobs.query import as_said, short
 from jobs.search import brought_up
 from pipeline.clock import format_time
+from pipeline.errors import ModelError
 
 if TYPE_CHECKING:
     from pipeline.search.answer import Answer
@@ -23,13 +24,16 @@ Ask an event log a question, in English or Chinese.
 
   secondsight ask LOG "when does the red circle leave, and what happens next?"
   secondsight ask LOG "how often does a train pass?" --video yard.mp4
-  secondsight ask LOG "what happens in the last 30 seconds?" --video yard.mp4
+  secondsight ask LOG "what happens in the last 30 seconds of yard.mp4?"
   secondsight ask LOG "红色圆形什么时候离开？接下来发生什么？"
   secondsight ask LOG "what happens before the crash?" --model openai:http://localhost:8000/v1#qwen
 
 The words of the question find events; next/after, before, while, first, last and how often say what is shown around
 them. Without --model that evidence is the answer. With one, the model puts it into words, and every sentence must cite
-events that bear it out: what does not is left out. $OPENAI_API_KEY is sent to the model's server, if it is set."""
+events that bear it out: what does not is left out; where the model does not answer, the evidence is shown and the
+status is 3. $OPENAI_API_KEY is sent to the model's server, if it is set.
+
+A question may name its videos (yard.mp4; only "in yard" where that can mean nothing else)."""
 
 _ROLES = {"match": "", "before": "before it", "while": "meanwhile", "next": "next"}
 
@@ -68,10 +72,15 @@ def main(args: argparse.Namespace) -> int:
         limit=args.limit,
         around=args.around,
     )
-    said = answer(found, chat) if chat is not None else None
+    said, trouble = None, ""
+    if chat is not None:
+        try:
+            said = answer(found, chat)
+        except ModelError as error:  # what was found answers too
+            trouble = f"{chat.name} gave no answer: {error}"
     with text(args.out) as out:
         if args.format == "json":
-            json.dump(as_json(found, said), out, ensure_ascii=False, indent=1)
+            json.dump(as_json(found, said, trouble), out, ensure_ascii=False, indent=1)
             out.write("\n")
         else:
             out.writelines(f"{printable(line)}\n" for line in _lines(found, said))
@@ -79,21 +88,31 @@ def main(args: argparse.Namespace) -> int:
         hint(query, query.matches(args.video, args.run), args.kind)
     if search.notice:
         print(f"({search.notice})", file=sys.stderr)
-    return 0
+    if trouble:
+        print(f"secondsight: {printable(trouble)}; this is what it would have been shown", file=sys.stderr)
+    return 3 if trouble else 0
 
 
-def as_json(found: Found, said: Answer | None) -> dict[str, Any]:
-    """What was found, and the model's answer where one was asked, as plain JSON values."""
+def as_json(found: Found, said: Answer | None, trouble: str = "") -> dict[str, Any]:
+    """What was found, and the model's answer where one was asked (or why it gave none), as plain JSON values."""
     question = asdict(found.question) | {"wanted": sorted(found.question.wanted)}
     evidence = [{"number": e.number, "role": e.role, "of": e.of, **as_said(e.name, e.event)} for e in found.evidence]
     counts = {"exact": found.exact, "total": found.total, "videos": found.videos}
-    return {"question": question, **counts, "evidence": evidence, "answer": None if said is None else asdict(said)}
+    return {
+        "question": question,
+        **counts,
+        "evidence": evidence,
+        "answer": None if said is None else asdict(said),
+        "note": trouble,
+    }
 
 
 def _lines(found: Found, said: Answer | None) -> list[str]:
-    if not found.evidence:
-        return ["No event of the log supports an answer."]
     lines: list[str] = []
+    if found.question.videos:
+        lines = [f"(of {', '.join(short(name) for name in found.question.videos)}, which the question names)"]
+    if not found.evidence:
+        return [*lines, "No event of the log supports an answer."]
     if said is not None:
         if said.text:
             lines += [said.text, ""]

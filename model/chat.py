@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from model.served.address import Address, token
 from model.served.client import ChatClient, TimeLimits, run_once
 from pipeline.errors import ModelError
 
 MAX_CHARACTERS = 1 << 20
 ATTEMPTS = 2
+OUTAGE_S = 5.0  # how long one that cannot be reached, or is busy, is asked again
 
 
 class ChatEndpoint:
     """A `pipeline.search.answer.Chat`: somebody waits for the answer, so it is not asked for long."""
 
     def __init__(self, spec: str, timeout_s: float = 120.0) -> None:
-        """`spec`: "openai:URL#NAME", such as openai:http://localhost:8000/v1#qwen. Raises UsageError for any other."""
+        """`spec`: "openai:URL#NAME", such as openai:http://localhost:8000/v1#qwen; `timeout_s`: how long an answer is
+        waited for, all attempts together. Raises UsageError for any other spec."""
         self._address = Address.of(spec)
-        self.name = self._address.name
+        self.name, self._timeout_s = self._address.name, timeout_s
         self._limits = TimeLimits(
-            connect_s=10.0, first_s=timeout_s, idle_s=timeout_s, total_s=timeout_s, outage_s=5.0, attempts=ATTEMPTS
+            connect_s=min(10.0, timeout_s),
+            first_s=timeout_s,
+            idle_s=timeout_s,
+            total_s=timeout_s,
+            outage_s=OUTAGE_S,
+            attempts=ATTEMPTS,
         )
 
     def complete(self, system: str, user: str) -> str:
@@ -29,7 +38,10 @@ class ChatEndpoint:
         async def ask() -> str:
             client = ChatClient(self._address, token(), self._limits, 1, MAX_CHARACTERS)
             try:
-                return (await client.complete(body)).text
+                async with asyncio.timeout(self._timeout_s):
+                    return (await client.complete(body)).text
+            except TimeoutError:
+                raise ModelError(f"{self._address.base}: no answer within {self._timeout_s:.3g} s") from None
             finally:
                 await client.close()
 

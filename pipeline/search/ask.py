@@ -14,9 +14,14 @@ from typing import Any
 
 from pipeline.clock import format_time
 from pipeline.errors import UsageError
-from pipeline.query import Anchor, Query
+from pipeline.log.lookup import Filter
+from pipeline.query import Anchor, Match, Query, as_table
+from pipeline.query.names import LISTED
+from pipeline.query.reading import reaching
+from pipeline.search.named import files_in, named_in
 from pipeline.search.question import Question, understand
 from pipeline.search.search import Hit, Search
+from pipeline.search.span import OPEN_US
 from pipeline.search.terms import cut, normal, words_analyzer
 from pipeline.search.wish import check_length
 
@@ -44,13 +49,14 @@ class Evidence:
 class Found:
     """What a question found. `exact`: the matches hold every word of the topic, or lie at the time asked about; else
     they come nearest. `total`: how many matches there are (COUNTED: or more), `videos`: how many in each video, of
-    which `evidence` shows some."""
+    which `evidence` shows some; `left`: how many videos were not looked at for want of time."""
 
     question: Question
     exact: bool
     total: int
     videos: dict[str, int]
     evidence: tuple[Evidence, ...]
+    left: int = 0
 
 
 def ask(
@@ -63,22 +69,58 @@ def ask(
     run: str | None = None,
     limit: int = 5,
     around: int = 3,
+    within_s: float | None = None,
 ) -> Found:
     """The events that answer a question: up to `limit` of its topic, with up to `around` before, during and after each
-    where the question wants them. `video`, `kinds` and `run` narrow the topic, as in Search.find.
+    where the question wants them. `video`, `kinds` and `run` narrow the topic, as in Search.find; so do videos that the
+    question names. `within_s`: how long many videos may be looked through for what goes on at a time.
 
     Raises UsageError: nothing to look for in the question, unknown video or run; LogError: damaged log or index.
     """
     if limit < 1 or around < 1:
         raise UsageError("ask for one event at least")
     check_length(text)
-    question = _ending(understand(text), query, video, run)
-    exact, hits = _matches(search, query, question, video, kinds, run)
+    names, rest = _named(search, query, text)
+    video = _both(query, names, video, run)
+    question = replace(understand(rest, whole=video is not None), text=text, videos=tuple(names))
+    question = _ending(question, query, video, run)
+    if question.topic:
+        left, (exact, hits) = 0, _of_topic(search, question, video, kinds, run)
+    else:
+        exact = True
+        hits, left = _at_time(query, question, query.matches(video, run), Filter(kinds), within_s)
     chosen = _chosen(hits, question, limit)
     evidence: list[Evidence] = []
     for hit in chosen:
         evidence += _with_neighbours(query, hit, question, around, len(evidence))
-    return Found(question, exact, len(hits), dict(Counter(h.name for h in hits).most_common()), tuple(evidence))
+    counts = Counter(h.name for h in hits).most_common()
+    return Found(question, exact, len(hits), dict(counts), tuple(evidence), left)
+
+
+def _named(search: Search, query: Query, text: str) -> tuple[list[str], str]:
+    """(whole names of the videos that a question names, the question without them). Raises UsageError for the name of
+    a file that the log does not hold."""
+    names, rest = named_in(text, search.called, lambda _: False)
+    if names and understand(rest, whole=True).topic:  # which the words of a name may be part of, where events say them
+        names, rest = named_in(text, search.called, search.is_said)
+    for file in files_in(rest):
+        if not search.is_said(file):
+            names.append(query.resolve(file)[1])  # a name that its content was found under later
+            rest = rest.replace(file, " ")
+    return names, rest
+
+
+def _both(
+    query: Query, names: Sequence[str], video: str | Sequence[str] | None, run: str | None
+) -> str | Sequence[str] | None:
+    """The videos that a question is put to and that it names, where it does both."""
+    if not names or video is None:
+        return names or video
+    put_to = {m.entry.video_id for m in query.matches(video, run)}
+    both = [name for name in names if query.find(name, run).entry.video_id in put_to]
+    if not both:
+        raise UsageError(f"the question names {', '.join(names[:LISTED])}, and is put to another video")
+    return both
 
 
 def _ending(question: Question, query: Query, video: str | Sequence[str] | None, run: str | None) -> Question:
@@ -87,16 +129,37 @@ def _ending(question: Question, query: Query, video: str | Sequence[str] | None,
         return question
     matches = query.matches(video, run)
     if len(matches) != 1:
-        raise UsageError(f"the last {format_time(question.last_us)} of which of {len(matches)} videos? Name one")
+        raise UsageError(
+            f"the last {format_time(question.last_us)} of which of {len(matches)} videos? Name one of them"
+        )
     match = matches[0]
     if match.entry.duration_us is None:
         raise UsageError(f"{match.name}: the log does not know how long it is, so not what its last seconds are")
     return replace(question, start_us=max(0, match.entry.duration_us - question.last_us))
 
 
-def _matches(
+def _at_time(
+    query: Query, question: Question, matches: Sequence[Match], wanted: Filter, within_s: float | None
+) -> tuple[list[Hit], int]:
+    """What goes on in the videos at the time asked about, and how many of them were not looked at."""
+    start = question.start_us or 0
+    end = OPEN_US if question.end_us is None else question.end_us
+    if len(matches) > 1:
+        matches = reaching(matches, start)
+    hits: list[Hit] = []
+    looked_at = 0
+    for match, batches in query.each(matches, lambda m: query.overlapping(m, start, end, wanted), within_s):
+        looked_at += 1
+        for batch in batches:
+            rows = as_table([batch.slice(0, min(batch.num_rows, COUNTED - len(hits)))]).to_pylist()
+            hits += [Hit(row, 1.0, ("time",), match.name) for row in rows]
+        if len(hits) >= COUNTED:
+            return hits, 0
+    return hits, len(matches) - looked_at
+
+
+def _of_topic(
     search: Search,
-    query: Query,
     question: Question,
     video: str | Sequence[str] | None,
     kinds: Collection[str] | None,
@@ -104,11 +167,6 @@ def _matches(
 ) -> tuple[bool, list[Hit]]:
     narrowed: dict[str, Any] = {"video": video, "kinds": kinds, "run": run}
     narrowed |= {"start_us": question.start_us, "end_us": question.end_us}
-    if not question.topic:
-        start, end = question.start_us or 0, question.end_us if question.end_us is not None else 2**62
-        rows = query.between(video, start, end, kinds=kinds, run=run).slice(0, COUNTED).to_pylist()
-        names = {m.entry.video_id: m.name for m in query.matches(video, run)} if rows else {}
-        return True, [Hit(row, 1.0, ("time",), names[row["video_id"]]) for row in rows]
     all_words = " ".join(f"+{word}" for word in question.topic.split())
     hits = search.find(all_words, limit=COUNTED, mode="words", **narrowed)
     if hits and all(h.found_by == ("words",) for h in hits):

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 
 from pipeline.errors import UsageError
-from pipeline.search.span import span_of
+from pipeline.search.span import OPEN_US, span_of
 from pipeline.search.terms import normal
 
 #: What may be wanted -> what says so.
@@ -46,7 +46,8 @@ _IDLE_HAN = re.compile(
 class Question:
     """`topic`: the words to search for, "" where only a time is asked about; `wanted`: of the topic's events, any of
     "next", "before", "while", "first", "last", "count"; `start_us`, `end_us`: the time asked about, if any; `last_us`:
-    it is the last so much of a video, of which the question does not know the end."""
+    it is the last so much of a video, of which the question does not know the end; `videos`: whole names of the videos
+    that it names."""
 
     text: str
     topic: str
@@ -54,10 +55,12 @@ class Question:
     start_us: int | None = None
     end_us: int | None = None
     last_us: int | None = None
+    videos: tuple[str, ...] = ()
 
 
-def understand(text: str) -> Question:
-    """Raises UsageError for a question of which nothing is left to look for."""
+def understand(text: str, whole: bool = False) -> Question:
+    """Raises UsageError for a question of which nothing is left to look for. `whole`: it is put to some videos, so that
+    without a topic and a time all that happens in them is asked about."""
     span, rest = span_of(normal(text).lower().replace("’", "'"))
     wanted = set()
     for name, pattern in _WANTED.items():
@@ -68,6 +71,8 @@ def understand(text: str) -> Question:
     words = re.findall(r"[^\W_]+(?:[-'][^\W_]+)*", _IDLE_HAN.sub(" ", rest))
     topic = " ".join(w for w in words if w not in _IDLE)
     if not topic and span is None:
+        if whole:
+            return Question(text, topic, frozenset(wanted), 0, OPEN_US)
         raise UsageError(f"nothing to look for in {text[:80]!r}: name what happens, or a time (at 1:05)")
     if span is None:
         return Question(text, topic, frozenset(wanted))

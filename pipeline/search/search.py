@@ -22,6 +22,7 @@ from pipeline.search.embed import Embedder, installed_embedder
 from pipeline.search.fuse import Found, fuse
 from pipeline.search.intake import log_mark, take_in
 from pipeline.search.meaning import MeaningIndex
+from pipeline.search.named import parts_of
 from pipeline.search.place import locked, place_of
 from pipeline.search.terms import well_formed
 from pipeline.search.wish import check_length, understand
@@ -128,6 +129,24 @@ class Search:
 
     # -- asking
 
+    def called(self, parts: Collection[str]) -> dict[str, set[str]]:
+        """The whole names of the videos that are called so: by what their last part is (named.py), in any case."""
+        view = self._searched()
+        found: dict[str, set[str]] = {}
+        with reading(self.folder):
+            for owner in view.named(parts):
+                for part in parts_of(owner.name):
+                    found.setdefault(part, set()).add(owner.name)
+        return found
+
+    def is_said(self, words: str) -> bool:
+        """Whether the kind or text of an event has these words side by side."""
+        try:
+            hits = self.find(f'"{words.replace(chr(34), " ")}"', limit=1, mode="words")
+        except UsageError:  # no words at all
+            return False
+        return any(h.found_by == ("words",) for h in hits)
+
     def find(
         self,
         text: str,
@@ -162,10 +181,7 @@ class Search:
             raise UsageError(f"the span from {format_time(start_us)} to {format_time(end_us)} is empty")
         if mode in ("meaning", "both") and self._meaning is None:
             raise UsageError(f"cannot search by meaning: {self.notice}")
-        view = self._words.view()
-        if view.state is None:
-            self.update()
-            view = self._words.view()
+        view = self._searched()
         with reading(self.folder):
             asked = _Asked(
                 view,
@@ -180,6 +196,14 @@ class Search:
                 enough = max(FUSED, 2 * (limit + offset))
                 found = fuse(self._by_words(asked, text, enough), self._by_meaning(asked, text, enough))
             return self._hits(view, found[offset : offset + limit])
+
+    def _searched(self) -> View:
+        """The index as of the last update; of a log that was never searched, the first."""
+        view = self._words.view()
+        if view.state is None:
+            self.update()
+            view = self._words.view()
+        return view
 
     def _filters(
         self,

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -21,11 +21,12 @@ import tantivy
 from tantivy import FieldType, Query
 
 from pipeline.errors import LogError
+from pipeline.search.named import parts_of
 from pipeline.search.rows import packed, unpacked
 from pipeline.search.terms import blank_analyzer, characters, cut, normal, pairs, words_analyzer
 
 #: Raised when an index made by older code is of no use: it lies in a folder of this name and is made anew.
-FORMAT = "words-1"
+FORMAT = "words-2"
 
 #: Owners that a reader remembers.
 OWNERS_KNOWN = 50_000
@@ -81,7 +82,7 @@ def _schema() -> tantivy.Schema:
     builder.add_text_field("characters", tokenizer_name="blanks")
     builder.add_text_field("pairs", tokenizer_name="blanks", index_option="freq")
     builder.add_text_field("kind", tokenizer_name="raw", index_option="basic")
-    for name in ("owner", "run", "text", "is_owner", "is_owner_of"):
+    for name in ("owner", "run", "text", "is_owner", "is_owner_of", "named"):
         builder.add_integer_field(name, indexed=True, fast=True)
     for name in ("start_us", "until_us"):
         builder.add_integer_field(name, fast=True)
@@ -176,6 +177,10 @@ class View:
         """The owners that belong to these videos (their hashed ids)."""
         return self._found(self.index.any_of("is_owner_of", videos))
 
+    def named(self, parts: Collection[str]) -> list[Owner]:
+        """The owners whose videos are called so (named.py)."""
+        return self._found(self.index.any_of("named", [hashed(part) for part in parts]))
+
     def all_owners(self) -> list[tuple[int, int]]:
         """(key, finished_at_us) of every owner in the index."""
         return [(owner.key, owner.finished_at_us) for owner in self._found(Query.exists_query("is_owner"))]
@@ -213,6 +218,8 @@ class Writer:
         document = tantivy.Document()
         document.add_integer("is_owner", owner.key)
         document.add_integer("is_owner_of", hashed(owner.video_id))
+        for part in parts_of(owner.name):
+            document.add_integer("named", hashed(part))
         document.add_bytes("row", json.dumps(asdict(owner), ensure_ascii=False).encode("utf-8", "replace"))
         self._writer.add_document(document)
 

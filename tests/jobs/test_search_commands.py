@@ -172,6 +172,26 @@ def test_ask_shows_evidence(log: str, capsys: pytest.CaptureFixture[str]) -> Non
     assert "No event of the log supports an answer" in said(capsys, "ask", log, "when does a dragon eat the moon?")
 
 
+def test_a_question_names_its_video(log: str, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = said(capsys, "ask", log, "what happens in the last 50 seconds of b.mp4?").splitlines()
+    assert lines[0] == "(of b.mp4, which the question names)" and all("] b.mp4 " in line for line in lines[1:])
+    asked = json.loads(said(capsys, "ask", log, "when does a red circle appear in a.mp4?", "--format", "json"))
+    assert asked["question"]["videos"] == ["/archive/a.mp4"] and set(asked["videos"]) == {"/archive/a.mp4"}
+
+
+def test_what_is_found_is_shown_where_the_model_is_away(
+    log: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.chat.OUTAGE_S", 0.0)
+    asked = ("ask", log, "red circle leaves", "--model", "openai:http://127.0.0.1:9/v1#tiny")
+    assert main(list(asked)) == 3
+    out, err = capsys.readouterr()
+    assert out.startswith("[1] a.mp4  0:00:04.000") and "tiny gave no answer" in err and "cannot be reached" in err
+    assert main([*asked, "--format", "json"]) == 3
+    found = json.loads(capsys.readouterr().out)
+    assert found["evidence"] and found["answer"] is None and "cannot be reached" in found["note"]
+
+
 def test_mistakes_are_one_line(log: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     none, half = str(tmp_path / "none"), tmp_path / "half"
     (half / "_delta_log").mkdir(parents=True)
@@ -197,7 +217,9 @@ def test_mistakes_are_one_line(log: str, tmp_path: Path, capsys: pytest.CaptureF
         (["ask", log, "what happens?"], "name what happens, or a time"),
         (["ask", log, "y" * 1_000_000], "at most 1000"),
         (["ask", log, "red", "--model", "gpt"], "write openai:URL#NAME"),
-        (["ask", log, "red circle", "--model", "openai:http://127.0.0.1:9/v1#m"], "cannot be reached"),
+        (["ask", log, "what happens in nope.mp4?"], "no video 'nope.mp4'"),
+        (["ask", log, "what happens at 100 s in a.mp4?"], "is 1:00 long"),
+        (["ask", log, "what happens in a.mp4?", "--video", "b.mp4"], "is put to another video"),
         (["sql", log, "delete from events"], "only read here"),
         (["sql", log, "copy events to '/tmp/x.csv'"], "only read here"),
         (["sql", log, "select * from read_csv('/etc/passwd')"], "DuckDB"),

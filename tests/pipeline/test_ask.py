@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -119,6 +120,70 @@ def test_evidence(asked: Any) -> None:
         asked("what happens?")
 
 
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What a question is understood as, in a log of videos with names of all kinds: (their names, topic, texts)."""
+    log = EventLog.open(str(tmp_path_factory.mktemp("named") / "log"), create=True)
+    log.begin_run(run_record())
+    names = ("harbour.mkv", "night bus.mp4", "bus.mp4", "cam_3.ts", "10.mp4", "twice.mp4", "twice.mkv", "夜班车.mp4")
+    log.commit([video_result(n, [event(3 * S, 4 * S, text=f"seen {i}")]) for i, n in enumerate(names)])
+    said = [event(3 * S, 4 * S, "text", "HARBOUR master"), event(5 * S, 6 * S, "text", "film in cut.mp4")]
+    log.commit([video_result("sub/Kai.mp4", said)])
+    search, query = Search(log.uri, embedder=None), Query(log)
+
+    def asked(text: str, **how: Any) -> tuple[list[str], str, list[str]]:
+        found = ask(search, query, text, **how)
+        videos = [name.removeprefix("/archive/") for name in found.question.videos]
+        assert found.question.text == text
+        return videos, found.question.topic, [e.event["text"] for e in found.evidence]
+
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("text", "videos", "topic"),
+    [
+        ("what happens at 0:03 in night bus.mp4?", ["night bus.mp4"], ""),
+        ("What happens in Night Bus.MP4 at second 3", ["night bus.mp4"], ""),
+        ("what happens in bus.mp4 and in harbour.mkv at 3 s?", ["bus.mp4", "harbour.mkv"], ""),
+        ("what happens at 0:03 in sub/kai.mp4", ["sub/Kai.mp4"], ""),
+        ("what happens at 0:03 in /archive/sub/Kai.mp4?", ["sub/Kai.mp4"], ""),
+        ("夜班车.mp4里第3秒发生了什么？", ["夜班车.mp4"], ""),
+        ("视频夜班车第3秒发生了什么？", ["夜班车.mp4"], ""),
+        ("what happens at 0:03 in night bus?", ["night bus.mp4"], ""),
+        ('what happens in "night bus"?', ["night bus.mp4"], ""),
+        ("is 3 seen by cam_3?", ["cam_3.ts"], "3"),
+        # Of a name without its ending it is not always clear that it is one.
+        ("what happens in harbour?", ["harbour.mkv"], ""),
+        ("is a master seen in harbour?", [], "master harbour"),  # which an event says
+        ("when does the night bus come", [], "night bus come"),
+        ("what is seen in twice", [], "twice"),
+        ("what is seen in 10 seconds", [], ""),
+        ("which film says cut.mp4", [], "says cut mp4"),
+    ],
+)
+def test_videos_that_a_question_names(named: Any, text: str, videos: list[str], topic: str) -> None:
+    found, rest, texts = named(text)
+    assert (found, rest) == (videos, topic)
+    if videos:
+        assert texts
+
+
+def test_a_video_that_is_named_and_one_that_is_given(named: Any) -> None:
+    assert named("what is on at 0:03 in bus.mp4?", video=["bus.mp4", "harbour.mkv"])[2] == ["seen 2"]
+    assert named("what happens?", video="bus.mp4")[2] == ["seen 2"]
+    with pytest.raises(UsageError, match="is put to another video"):
+        named("what is on at 0:03 in bus.mp4?", video="harbour.mkv")
+    with pytest.raises(UsageError, match=r"no video 'buss.mp4'.*did you mean bus.mp4"):
+        named("what is on at 0:03 in buss.mp4?")
+
+
+def test_a_time_of_all_videos_is_looked_for_as_long_as_there_is_time(asked: Any) -> None:
+    found = asked("what happens at 0:01?", within_s=0.0)
+    assert found.left == 1 and [e.name for e in found.evidence] == ["/archive/a.mp4"]
+    assert asked("what happens at 0:01?").left == 0
+
+
 class Scripted:
     """A model that says what it is told to, and keeps what it was shown."""
 
@@ -174,6 +239,7 @@ def endpoint() -> Iterator[tuple[str, list[Any], dict[str, Any]]]:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             came.append((self.path, self.headers.get("Authorization"), body))
             data = json.dumps(reply["body"]).encode()
+            time.sleep(reply.get("wait_s", 0.0))
             self.send_response(reply["status"])
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
@@ -210,6 +276,9 @@ def test_a_served_model_answers(
         reply.update(status=status, body=wrong)
         with pytest.raises(ModelError, match=r"127\.0\.0\.1"):
             answer(found, chat)
+    reply.update(status=200, body={"choices": [{"message": {"content": "At 0:04 [1]."}}]}, wait_s=0.3)
+    with pytest.raises(ModelError, match=r"no answer within 0\.1 s|too long"):
+        answer(found, ChatEndpoint(f"openai:{url}#tiny", 0.1))
     for spec in ("openai:", "gpt", "openai:ftp://x#n", "openai:http://x/v1", "openai:http://#n"):
         with pytest.raises(UsageError, match="write openai:URL#NAME"):
             ChatEndpoint(spec)
