@@ -6,15 +6,17 @@ import contextlib
 import os
 import threading
 import time
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.serve.archive import Archive, as_event
 from jobs.serve.reply import Problem
-from pipeline.errors import SecondsightError
+from pipeline.errors import ModelError, SecondsightError
 
 if TYPE_CHECKING:
     from pipeline.search import Hit, Search
+    from pipeline.search.ask import Found
 
 #: How long the index may lag behind the log.
 UPDATE_S = 5.0
@@ -82,43 +84,58 @@ class Finding:
         by = mode if mode != "auto" else "words" if search.embedder is None else "both"
         return {"hits": [_said(hit) for hit in hits], "mode": by}
 
-    def ask(self, question: str, *, limit: int) -> dict[str, Any]:
-        """The events that answer a question, put into words where there is a model. Raises ModelError."""
+    def ask(self, question: str, *, until: float, video: Sequence[str] | None, run: str | None, **only: Any) -> Any:
+        """The events that answer a question, put into words where there is a model that does it before `until`
+        (monotonic). Raises Problem 404 for an unknown video or run."""
         from pipeline.search.answer import answer
         from pipeline.search.ask import ask
 
-        found = ask(self._index(), self._archive.query, question, limit=limit)
-        said = None
+        search = self._index()
+        for name in video or ():
+            self._archive.find(name, run)
+        run_id = None if run is None else self._archive.run(run)["run_id"]
+        left_s = max(0.1, until - time.monotonic())
+        found = ask(search, self._archive.query, question, video=video, run=run_id, within_s=left_s / 2, **only)
+        said, note = None, ""
         if self.model is not None and found.evidence:
             from model.chat import ChatEndpoint
 
-            said = answer(found, ChatEndpoint(self.model))
+            try:
+                said = answer(found, ChatEndpoint(self.model, max(0.1, until - time.monotonic())))
+            except ModelError as error:
+                note = f"There is no answer in words, only what was found: {error}."
+        if said is not None and not said.text:
+            note = f"{self.model} gave no answer that the events support."
         evidence = [
             {"number": e.number, "role": e.role, "of": e.of, "event": _event(e.name, e.event)} for e in found.evidence
         ]
         return {
             "question": question,
+            "videos": found.question.videos,
             "topic": found.question.topic,
             "answer": said.text if said is not None and said.text else None,
             "supported": bool(found.evidence) if said is None else bool(said.text),
             "exact": found.exact,
             "total": found.total,
-            "note": self._note(found.exact, bool(found.evidence), said is not None and not said.text),
+            "left": found.left,
+            "note": " ".join(part for part in (_note(found), note) if part),
             "evidence": evidence,
         }
-
-    def _note(self, exact: bool, any_evidence: bool, refused: bool) -> str:
-        if not any_evidence:
-            return "No event of the log supports an answer."
-        if refused:
-            return f"{self.model} gave no answer that the events support."
-        return "" if exact else "No event has all of these words; these are the nearest."
 
     def mode(self) -> str:
         """What search goes by: words, both (words and meaning), none; auto: nobody has searched yet. Opens nothing."""
         if self._search is not None:
             return "words" if self._search.embedder is None else "both"
         return "auto" if find_spec("tantivy") is not None else "none"
+
+
+def _note(found: Found) -> str:
+    """What a person should know of what was found."""
+    if found.left:
+        return f"{found.left} videos were not looked at, which would take too long: name one, or ask for less."
+    if not found.evidence:
+        return "No event of the log supports an answer."
+    return "" if found.exact else "No event has all of these words; these are the nearest."
 
 
 def _said(hit: Hit) -> dict[str, Any]:

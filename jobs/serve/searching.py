@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -9,6 +10,7 @@ from starlette.responses import Response
 
 from jobs.serve import cursor as cursors
 from jobs.serve import shapes
+from jobs.serve.each import Videos
 from jobs.serve.reply import reply
 from jobs.serve.site import Cursor, KindList, RunId, SiteOf, Time, answers, us
 
@@ -58,12 +60,24 @@ async def search(
     return await site.ask(lambda: reply(request, ask()))
 
 
-@router.get("/ask", **answers(shapes.Answer, 501))
+@router.get("/ask", **answers(shapes.Answer, 404, 501))
 async def ask(
     request: Request,
     site: SiteOf,
-    q: Annotated[str, Query(min_length=1, max_length=1000, description="a question")],
-    limit: Annotated[int, Query(ge=1, le=50)] = 5,
+    q: Annotated[str, Query(min_length=1, max_length=1000, description="a question, which may name its videos")],
+    video: Videos = None,
+    kind: KindList = None,
+    run: RunId = None,
+    limit: Annotated[int, Query(ge=1, le=50, description="events that answer it")] = 5,
+    around: Annotated[int, Query(ge=1, le=50, description="events before, while and next, where it asks for them")] = 3,
 ) -> Response:
-    """An answer with the events that it rests on; without a model, those events."""
-    return await site.think(lambda: reply(request, site.finding.ask(q, limit=limit)))
+    """An answer with the events that it rests on; without a model, or one that answers in time, those events."""
+    until = time.monotonic() + site.limits.model_s  # from now on: waiting for a thread takes time too
+
+    def found() -> Response:
+        return reply(
+            request,
+            site.finding.ask(q, until=until, video=video, kinds=kind, run=run, limit=limit, around=around),
+        )
+
+    return await site.think(found)

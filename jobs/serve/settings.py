@@ -23,12 +23,15 @@ class Limits:
     quick_threads: int = 8  # lookups
     heavy_threads: int = 2  # stills, sums over the whole log
     cut_threads: int = 2  # clips, copies into MP4, contact sheets, timelines: what a page must not wait behind
+    many_threads: int = 2  # lookups of many videos, one after the other: what a page must not wait behind either
+    many_s: float = 5.0  # of such a page: then what was found so far, and a cursor
     model_threads: int = 4  # questions and pictures that a model looks at
     encode_threads: int = 2  # seconds of video made for browsers that cannot decode it
     encode_waiting: int = 32  # of these: 503
     waiting: int = 64  # pieces of work that wait for a thread: 503
     quick_s: float = 20.0  # 504
     heavy_s: float = 90.0
+    model_s: float = 75.0  # of a question: then what was found, without an answer in words
     sql_processes: int = 2  # at once; the others wait
     sql_s: float = 30.0  # 504
     sql_memory: int = 2 << 30  # of one query: 422

@@ -7,6 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+NEXT = "cursor of the next page; null on the last one, and there alone: a page may end early, with nothing found"
+LEFT = "how many videos the next pages will look at"
+
 
 class ErrorDetail(BaseModel):
     code: str = Field(description="for programs")
@@ -39,7 +42,8 @@ class Events(BaseModel):
     video_id: str | None = None
     run_id: str | None = None
     events: list[Event]
-    next: str | None = Field(None, description="cursor of the next page; null on the last one")
+    next: str | None = Field(None, description=NEXT)
+    videos_left: int = Field(0, description=LEFT)
 
 
 class Window(BaseModel):
@@ -116,19 +120,6 @@ class Kind(BaseModel):
     total_us: int | None = Field(None, description="how long they go on, added up")
 
 
-class Kinds(BaseModel):
-    video_id: str
-    run_id: str
-    kinds: list[Kind]
-
-
-class Density(BaseModel):
-    video_id: str
-    run_id: str
-    step_us: int
-    counts: list[int]
-
-
 class Strip(BaseModel):
     video_id: str
     run_id: str
@@ -142,12 +133,6 @@ class Strips(BaseModel):
 class Span(BaseModel):
     start_us: int
     end_us: int
-
-
-class Gaps(BaseModel):
-    video_id: str
-    run_id: str
-    gaps: list[Span]
 
 
 class Timeline(BaseModel):
@@ -281,12 +266,14 @@ class Evidence(BaseModel):
 
 class Answer(BaseModel):
     question: str
+    videos: list[str] = Field(description="that the question names, and that it was put to therefore")
     topic: str = Field(description="the words of it that are looked for; empty where only a time is asked about")
-    answer: str | None = Field(description="null without a model, or where the events support none")
+    answer: str | None = Field(description="null without a model (that answers), or where the events support none")
     supported: bool
     exact: bool = Field(description="some event has all the words of the topic")
     total: int = Field(description="events of the topic")
-    note: str
+    left: int = Field(description="videos that were not looked at: it would have taken too long")
+    note: str = Field(description="for people: why there is no answer, or what it lacks")
     evidence: list[Evidence]
 
 

@@ -42,6 +42,7 @@ class Site:
         self.contents = Contents(self.rooted)
         self.quick = Pool("quick", self.limits.quick_threads, 4 * self.limits.waiting, self.limits.quick_s)
         self.heavy = Pool("heavy", self.limits.heavy_threads, self.limits.waiting, self.limits.heavy_s)
+        self.many = Pool("many", self.limits.many_threads, self.limits.waiting, self.limits.heavy_s)
         self.cutter = Pool("cut", self.limits.cut_threads, self.limits.waiting, self.limits.heavy_s)
         self.thinker = Pool("model", self.limits.model_threads, self.limits.waiting, self.limits.heavy_s)
         self._temporary = tempfile.TemporaryDirectory(prefix="secondsight-serve-")
@@ -63,6 +64,10 @@ class Site:
     async def work(self, call: Callable[[], T]) -> T:
         """Something that takes a while."""
         return await self.heavy.run(call)
+
+    async def look_through(self, call: Callable[[], T]) -> T:
+        """Lookups of many videos."""
+        return await self.many.run(call)
 
     async def think(self, call: Callable[[], T]) -> T:
         """Something that a model has a part in."""
@@ -92,6 +97,7 @@ class Site:
     def close(self) -> None:
         self.quick.close()
         self.heavy.close()
+        self.many.close()
         self.cutter.close()
         self.thinker.close()
         self.encoder.close()

@@ -1,32 +1,28 @@
-"""At and between times, first and last: of one video, of several, or of all."""
+"""At and between times, before and after a time or an event, first and last: of one video, of several, or of all."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
-from pydantic import StringConstraints
 from starlette.responses import Response
 
-from jobs.serve import cursor as cursors
-from jobs.serve import shapes
-from jobs.serve.archive import as_event
+from jobs.serve import each, shapes
+from jobs.serve.each import Videos
 from jobs.serve.reply import Problem, reply
 from jobs.serve.site import Cursor, KindList, Rows, RunId, Site, SiteOf, Text, Time, answers, us
 from pipeline.errors import UsageError
 from pipeline.log.lookup import Filter
-from pipeline.query import Match, as_rows
-from pipeline.query.reading import reaching
+from pipeline.query import Anchor, Match
+from pipeline.query.reading import EARLIEST, LATEST, reaching
 
 router = APIRouter(prefix="/api", tags=["by second"])
 
-Videos = Annotated[
-    list[Annotated[str, StringConstraints(min_length=1, max_length=4096)]] | None,
-    Query(
-        max_length=100,
-        description="its path or URI, the end of one (match.mp4), its id or the beginning of one; may be repeated;"
-        " without it: every video. Of several, those that end before are left out",
-    ),
+Count = Annotated[int, Query(ge=1, le=1000, description="how many events of each video")]
+EVENT = "its id, or a kind or text: the video's first event of that kind, or with that text"
+AnEvent = Annotated[
+    str | None, Query(min_length=1, max_length=1000, description=f"an event of one video in place of `t`: {EVENT}")
 ]
 
 
@@ -77,43 +73,24 @@ async def _spanning(
     limit: int,
     cursor: str | None,
 ) -> Response:
-    def ask() -> dict[str, Any]:
-        matches, begin_us, skip = _matches(site, videos, run), start_us, 0
-        one = len(matches) == 1 and videos is not None
-        if not one:
-            matches = reaching(matches, start_us)
-        if cursor is not None:
-            # The page before ended with the `skip`-th of the events of a video that begin at `begin_us`, in this run.
-            video_id, begin_us, skip, run_id = cursors.unpack(cursor, "span", str, int, int, str)
-            if not start_us <= max(begin_us, start_us) < end_us:
-                raise Problem(422, "bad_cursor", "this cursor is of another span: begin without one")
-            [goes_on, *others] = _from(matches, video_id)
-            matches = [Match(goes_on.name, site.archive.find(video_id, run_id).entry), *others]
-        found: list[tuple[Match, dict[str, Any]]] = []
-        for place, match in enumerate(matches):
-            going_on = cursor is not None and place == 0
-            need = limit + 1 - len(found) + (skip if going_on else 0)
-            rows: list[dict[str, Any]] = []
-            first_us = max(start_us, begin_us) if going_on else start_us
-            for batch in site.archive.query.overlapping(match, first_us, end_us, wanted):
-                if going_on:  # those that began before were on earlier pages
-                    starts = batch.column("start_us").to_pylist()
-                    batch = batch.slice(next((i for i, s in enumerate(starts) if s >= begin_us), len(starts)))
-                if need > len(rows):
-                    rows += as_rows([batch.slice(0, min(need - len(rows), batch.num_rows))])
-            found += [(match, row) for row in rows[skip if going_on else 0 :]]
-            if len(found) > limit:
-                break
-        page, following = found[:limit], None
-        if len(found) > limit:
-            match, last = page[-1]
-            same = sum(m is match and row["start_us"] == last["start_us"] for m, row in page)
-            if cursor is not None and match is matches[0] and last["start_us"] == begin_us:
-                same += skip
-            following = cursors.pack("span", match.entry.video_id, last["start_us"], same, match.entry.run_id)
-        return _said(matches[0] if one else None, page, following)
+    def answer() -> dict[str, Any]:
+        asked = each.asked(site, videos, run, "span", cursor, lambda matches: reaching(matches, start_us))
+        begin_us = asked.begin_us
+        if begin_us is not None and not start_us <= max(begin_us, start_us) < end_us:
+            raise Problem(422, "bad_cursor", "this cursor is of another span: begin without one")
 
-    return await _asked(site, videos)(lambda: reply(request, ask()))
+        def ask(match: Match, goes_on: bool) -> list[Any]:
+            if not goes_on or begin_us is None:
+                return site.archive.query.overlapping(match, start_us, end_us, wanted)
+            rest = []
+            for batch in site.archive.query.overlapping(match, max(start_us, begin_us), end_us, wanted):
+                starts = batch.column("start_us").to_pylist()  # those that began before were on earlier pages
+                rest.append(batch.slice(next((i for i, s in enumerate(starts) if s >= begin_us), len(starts))))
+            return rest
+
+        return each.events(site, asked, ask, limit, "span", by_start=True)
+
+    return await each.threads(site, videos)(lambda: reply(request, answer()))
 
 
 @router.get("/first", **answers(shapes.Events, 404))
@@ -128,7 +105,12 @@ async def first(
     cursor: Cursor = None,
 ) -> Response:
     """The first time something happened, in each of the videos."""
-    return await _end(request, site, video, Filter(kind, text), run, limit, cursor, last=False)
+    wanted = Filter(kind, text)
+
+    def ask(match: Match) -> list[Any]:
+        return site.archive.query.from_on(match, EARLIEST, 1, wanted)
+
+    return await _some(request, site, "first", ask, video, run, limit, cursor)
 
 
 @router.get("/last", **answers(shapes.Events, 404))
@@ -143,70 +125,116 @@ async def last(
     cursor: Cursor = None,
 ) -> Response:
     """The last time something happened, in each of the videos."""
-    return await _end(request, site, video, Filter(kind, text), run, limit, cursor, last=True)
+    wanted = Filter(kind, text)
+
+    def ask(match: Match) -> list[Any]:
+        return site.archive.query.preceding(match, LATEST, 1, wanted)
+
+    return await _some(request, site, "last", ask, video, run, limit, cursor)
 
 
-async def _end(
+async def _some(
     request: Request,
     site: Site,
+    what: str,
+    ask: Callable[[Match], Any],
     videos: list[str] | None,
-    wanted: Filter,
     run: str | None,
     limit: int,
     cursor: str | None,
-    *,
-    last: bool,
 ) -> Response:
-    def ask() -> dict[str, Any]:
-        matches = _matches(site, videos, run)
-        one = matches[0] if len(matches) == 1 and videos is not None else None
-        if cursor is not None:
-            matches = _from(matches, cursors.unpack(cursor, "ends", str)[0])[1:]
-        ends = site.archive.query.last if last else site.archive.query.first
-        found: list[tuple[Match, dict[str, Any]]] = []
-        for match in matches:
-            entry = match.entry
-            rows = ends(entry.video_id, kinds=wanted.kinds, text=wanted.text, run=entry.run_id).to_pylist()
-            found += [(match, row) for row in rows]
-            if len(found) > limit:
-                break
-        page = found[:limit]
-        following = cursors.pack("ends", page[-1][0].entry.video_id) if len(found) > limit else None
-        return _said(one, page, following)
+    def answer() -> dict[str, Any]:
+        asked = each.asked(site, videos, run, what, cursor)
+        return each.events(site, asked, lambda m, _: ask(m), limit, what, by_start=False)
 
-    return await _asked(site, videos)(lambda: reply(request, ask()))
+    return await each.threads(site, videos)(lambda: reply(request, answer()))
 
 
-def _asked(site: Site, videos: list[str] | None) -> Any:
-    """One video is looked up in milliseconds; many take a while."""
-    return site.ask if videos is not None and len(videos) == 1 else site.work
+@router.get("/before", **answers(shapes.Events, 404))
+async def before(
+    request: Request,
+    site: SiteOf,
+    video: Videos = None,
+    t: Time | None = None,
+    event: AnEvent = None,
+    count: Count = 5,
+    kind: KindList = None,
+    text: Text = None,
+    run: RunId = None,
+    limit: Rows = 1000,
+    cursor: Cursor = None,
+) -> Response:
+    """The last `count` events of each video that begin before `t`; or of one video, before an event begins."""
+    wanted = Filter(kind, text)
+
+    def ask(match: Match, when: int | Anchor) -> Any:
+        us = when.start_us if isinstance(when, Anchor) else when
+        return site.archive.query.preceding(match, us, count, wanted)
+
+    return await _around(request, site, "before", ask, video, t, event, run, limit, cursor)
 
 
-def _matches(site: Site, videos: list[str] | None, run: str | None) -> list[Match]:
-    """The videos meant, each once: named ones in the order given, all of them in the order of their names."""
-    if videos is not None:
-        return list({m.entry.video_id: m for m in (site.archive.find(name, run) for name in videos)}.values())
-    run_id = None if run is None else site.archive.run(run)["run_id"]
+@router.get("/after", **answers(shapes.Events, 404))
+async def after(
+    request: Request,
+    site: SiteOf,
+    video: Videos = None,
+    t: Time | None = None,
+    event: AnEvent = None,
+    count: Count = 5,
+    kind: KindList = None,
+    text: Text = None,
+    run: RunId = None,
+    limit: Rows = 1000,
+    cursor: Cursor = None,
+) -> Response:
+    """The first `count` events of each video that begin at `t` or later; or of one video, once an event has ended."""
+    wanted = Filter(kind, text)
+
+    def ask(match: Match, when: int | Anchor) -> Any:
+        if isinstance(when, Anchor):  # may end with its video: then nothing follows, which is an answer
+            return site.archive.query.from_on(match, when.end_us, count, wanted)
+        return site.archive.query.following(match, when, count, wanted)
+
+    return await _around(request, site, "after", ask, video, t, event, run, limit, cursor)
+
+
+async def _around(
+    request: Request,
+    site: Site,
+    side: Literal["before", "after"],
+    ask: Callable[[Match, int | Anchor], Any],
+    videos: list[str] | None,
+    t: str | None,
+    event: str | None,
+    run: str | None,
+    limit: int,
+    cursor: str | None,
+) -> Response:
+    if (t is None) == (event is None):
+        raise Problem(422, "bad_value", "give either t, a time, or event, an event to ask around")
+    if event is not None and (videos is None or len(videos) != 1):
+        raise Problem(422, "bad_value", f"{side} an event asks about one video: name it, once, with video")
+
+    def answer() -> dict[str, Any]:
+        when: int | Anchor
+        if event is None:
+            assert t is not None
+            when = start_us = us(t)
+            within = (lambda matches: reaching(matches, start_us)) if side == "after" else None
+            asked = each.asked(site, videos, run, side, cursor, within)
+        else:
+            assert videos is not None
+            when = anchor_of(site, site.archive.find(videos[0], run), event, run)
+            asked = each.asked(site, videos, when.event["run_id"], side, cursor)
+        return each.events(site, asked, lambda m, _: ask(m, when), limit, side, by_start=False)
+
+    return await each.threads(site, videos)(lambda: reply(request, answer()))
+
+
+def anchor_of(site: Site, match: Match, event: str, run: str | None) -> Anchor:
+    """The event of a video that is meant by its id, kind or text. Raises Problem 404."""
     try:
-        return site.archive.query.matches(None, run_id)
+        return site.archive.query.anchor(match.entry.video_id, event, run)
     except UsageError as error:
-        raise Problem(404, "unknown_run", str(error)) from error
-
-
-def _from(matches: list[Match], video_id: str) -> list[Match]:
-    """A video and those that follow it. Raises Problem 422: it is none of them."""
-    for place, match in enumerate(matches):
-        if match.entry.video_id == video_id:
-            return matches[place:]
-    raise Problem(422, "bad_cursor", "this cursor is of another video: begin without one")
-
-
-def _said(one: Match | None, page: list[tuple[Match, dict[str, Any]]], following: str | None) -> dict[str, Any]:
-    """`one`: the only video that was asked about; of several, only the events name theirs."""
-    return {
-        "video": None if one is None else one.name,
-        "video_id": None if one is None else one.entry.video_id,
-        "run_id": None if one is None else one.entry.run_id,
-        "events": [as_event(row, match.name) for match, row in page],
-        "next": following,
-    }
+        raise Problem(404, "unknown_event", str(error)) from error

@@ -128,7 +128,11 @@ def test_before_after_first_last_meanwhile(client: Any) -> None:
     assert ask("/api/first", kind="text") == ["HARBOUR"]
     assert ask("/api/last", kind="shape") == ["a red circle leaves"]
     cut = client.get("/api/first", params=where | {"kind": "cut"}).json()["events"][0]["event_id"]
-    assert ask("/api/meanwhile", event_id=cut) == ["HARBOUR"]
+    assert ask("/api/meanwhile", event=cut) == ask("/api/meanwhile", event="cut") == ["HARBOUR"]
+    assert ask("/api/before", event=cut) == ask("/api/before", event="CUT") == ["a red circle appears", "HARBOUR"]
+    assert ask("/api/after", event="leaves", kind="text") == [] and ask("/api/after", event="text", count=1) == [
+        "a red circle leaves"
+    ]
 
 
 def test_event_with_provenance(client: Any, served: Served) -> None:
@@ -142,18 +146,23 @@ def test_event_with_provenance(client: Any, served: Served) -> None:
 
 
 def test_kinds_density_gaps(client: Any) -> None:
-    kinds = client.get("/api/videos/harbour.mp4/kinds?run=run-a").json()["kinds"]
+    def ask(path: str, what: str) -> Any:
+        [of_it] = client.get(f"/api/{path}&video=harbour.mp4").json()["videos"]
+        return of_it[what]
+
+    kinds = ask("kinds?run=run-a", "kinds")
     assert {k["kind"]: k["events"] for k in kinds} == {"shape": 2, "text": 2, "cut": 1}
-    assert client.get("/api/videos/harbour.mp4/density?run=run-a").json()["counts"] == [1, 2, 1, 2, 1, 2]
-    gaps = client.get("/api/videos/harbour.mp4/gaps?run=run-a&kind=shape").json()["gaps"]
-    assert gaps == [{"start_us": 2 * S, "end_us": 4 * S}]
+    assert ask("density?run=run-a", "counts") == [1, 2, 1, 2, 1, 2]
+    assert ask("gaps?run=run-a&kind=shape", "gaps") == [{"start_us": 2 * S, "end_us": 4 * S}]
 
 
 @pytest.mark.parametrize("run", ["run-a", "run-b"])
 def test_every_answer_about_a_video_names_it_and_its_run(client: Any, served: Served, run: str) -> None:
-    for path in ("kinds", "density", "gaps", "timeline"):
-        said = client.get(f"/api/videos/harbour.mp4/{path}", params={"run": run} if run == "run-a" else {}).json()
-        assert (said["video_id"], said["run_id"]) == (served.ids["harbour.mp4"], run), path
+    of = {"run": run} if run == "run-a" else {}
+    said = [client.get("/api/videos/harbour.mp4/timeline", params=of).json()]
+    for path in ("kinds", "density", "gaps"):
+        said += client.get(f"/api/{path}", params=of | {"video": "harbour.mp4"}).json()["videos"]
+    assert [(one["video_id"], one["run_id"]) for one in said] == [(served.ids["harbour.mp4"], run)] * 4
 
 
 def test_timeline_is_the_events_in_columns(client: Any) -> None:

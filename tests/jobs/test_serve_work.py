@@ -115,7 +115,7 @@ def test_long_clips_and_questions_do_not_block_the_page(
 ) -> None:
     asking = threading.Semaphore(0)
 
-    def ask(self: Finding, question: str, *, limit: int) -> dict[str, Any]:
+    def ask(self: Finding, question: str, **_: Any) -> dict[str, Any]:
         asking.release()
         held.go.wait(20)
         return {}

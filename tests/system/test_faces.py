@@ -92,10 +92,10 @@ def test_around_an_event(asked: Asked, cli: Ask) -> None:
     for word, python in (("before", asked.python.before), ("after", asked.python.after)):
         found = ids(python(VIDEO, anchor, 2))
         assert found == ids(cli("query", "--video", VIDEO, f"--{word}", middle["event_id"], "--count", "2"))
-        assert found == ids(asked.http(f"/api/{word}", video=VIDEO, event_id=middle["event_id"], count=2)["events"])
+        assert found == ids(asked.http(f"/api/{word}", video=VIDEO, event=middle["event_id"], count=2)["events"])
     also = ids(asked.python.meanwhile(VIDEO, anchor))
     assert also == ids(cli("query", "--video", VIDEO, "--while", middle["event_id"]))
-    assert also == ids(asked.http("/api/meanwhile", video=VIDEO, event_id=middle["event_id"])["events"])
+    assert also == ids(asked.http("/api/meanwhile", video=VIDEO, event=middle["event_id"])["events"])
     kind = middle["kind"]
     for end in ("first", "last"):
         found = ids(getattr(asked.python, end)(VIDEO, kinds=[kind]))
@@ -106,12 +106,11 @@ def test_around_an_event(asked: Asked, cli: Ask) -> None:
 def test_sums_and_gaps(asked: Asked, cli: Ask) -> None:
     kinds = asked.python.kinds(VIDEO)
     assert {row["kind"]: row["events"] for row in cli("query", "--video", VIDEO, "--kinds")} == kinds
-    video = asked.http("/api/videos", limit=10)["videos"]
-    video_id = next(v["video_id"] for v in video if v["name"].endswith(VIDEO))
-    assert {row["kind"]: row["events"] for row in asked.http(f"/api/videos/{video_id}/kinds")["kinds"]} == kinds
+    [of_it] = asked.http("/api/kinds", video=VIDEO)["videos"]
+    assert {row["kind"]: row["events"] for row in of_it["kinds"]} == kinds
     gaps = [list(span) for span in asked.python.gaps(VIDEO, 0.1)]
-    said = asked.http(f"/api/videos/{video_id}/gaps", least=0.1)["gaps"]
-    assert [[g["start_us"], g["end_us"]] for g in said] == gaps
+    [of_it] = asked.http("/api/gaps", video=VIDEO, least=0.1)["videos"]
+    assert [[g["start_us"], g["end_us"]] for g in of_it["gaps"]] == gaps
     assert [[r["start_us"], r["end_us"]] for r in cli("query", "--video", VIDEO, "--gaps", "0.1")] == gaps
 
 
