@@ -84,8 +84,9 @@ class Fp8Experts(WidenedExperts):
 
 
 def can_multiply(device: torch.device, block: tuple[int, int], dtype: torch.dtype) -> bool:
-    """Whether FP8 matrices with these scale blocks are multiplied as such there: cuBLASLt takes blocks of 128 on Hopper
-    (compute capability 9.0), with results in bf16."""
+    """Whether FP8 matrices with these scale blocks are multiplied as such there: torch's `scaled_mm` takes float32
+    scales of blocks of 128 on Hopper (compute capability 9.0), with results in bf16. Everywhere else it raises: Ada has
+    kernels for scales of whole rows or matrices, Blackwell for blocks of 32 with scales that are powers of two."""
     hopper = device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0)
     return hopper and block == (ROW_BLOCK, ROW_BLOCK) and dtype == torch.bfloat16
 
@@ -102,13 +103,12 @@ def scaled_product(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     """`x` [P, C] times the transpose of `weight` [R, C], FP8 with `scale` [R / 128, C / 128]: both in FP8, sums in
     float32, result [P, R] in the dtype of `x`.
 
-    On CUDA by cuBLASLt (not run so far). Elsewhere the same numbers, block by block: for tests.
+    On CUDA by cuBLASLt (not run so far; what torch checks of its arguments is, on the meta device). Elsewhere the same
+    numbers, block by block: for tests.
     """
+    if x.is_cuda or x.is_meta:
+        return _by_cublas(x, weight, scale)
     values, factors = quantise_rows(x)
-    if x.is_cuda:
-        rows, blocks = F.ScalingType.BlockWise1x128, F.ScalingType.BlockWise128x128
-        by_column = factors.t().contiguous().t()  # the layout that cuBLASLt wants: rows next to each other
-        return F.scaled_mm(values, weight.t(), by_column, rows, scale.t(), blocks, output_dtype=x.dtype)
     outputs, columns = weight.shape
     sums = torch.einsum(
         "pbk,rbk->prb",
@@ -117,3 +117,14 @@ def scaled_product(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     )
     weight_scale = scale.repeat_interleave(ROW_BLOCK, 0)  # [R, C / 128]
     return torch.einsum("prb,pb,rb->pr", sums, factors, weight_scale).to(x.dtype)
+
+
+def _by_cublas(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    """In the layout of scales that cuBLASLt wants: those of the rows next to each other, as of a multiple of 4 rows;
+    those of the weights along its columns, with room for a multiple of 4 blocks."""
+    count = len(x)
+    values, factors = quantise_rows(F.pad(x, (0, 0, 0, -count % 4)))
+    rows, blocks = F.ScalingType.BlockWise1x128, F.ScalingType.BlockWise128x128
+    by_row = factors.t().contiguous().t()
+    by_block = F.pad(scale, (0, -scale.shape[1] % 4)).t()
+    return F.scaled_mm(values, weight.t(), by_row, rows, by_block, blocks, output_dtype=x.dtype)[:count]

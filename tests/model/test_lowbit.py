@@ -161,3 +161,21 @@ def test_products_in_fp8_are_those_of_the_quantised_numbers() -> None:
     exact, ours = (e.run(x, rows, counts, torch.nn.functional.silu) for e in (widened, experts))
     assert (ours - exact).norm() < 0.05 * exact.norm()
     assert not can_multiply(torch.device("cpu"), (128, 128), torch.bfloat16)
+
+
+@pytest.mark.parametrize(("outputs", "columns"), [(1536, 2048), (2048, 768), (4096, 1536), (256, 128)])
+def test_the_gpus_product_in_fp8_is_given_what_torch_wants(
+    outputs: int, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's own checks of shapes and strides, which need no GPU, for published sizes of experts; and rows in fours,
+    which cuBLASLt wants and torch does not check."""
+    from model.experts.fp8 import scaled_product
+
+    given, real = [], torch.nn.functional.scaled_mm
+    monkeypatch.setattr(torch.nn.functional, "scaled_mm", lambda x, *a, **k: given.append(len(x)) or real(x, *a, **k))
+    weight = torch.empty(outputs, columns, dtype=torch.float8_e4m3fn, device="meta")
+    scale = torch.empty(outputs // 128, columns // 128, device="meta")
+    for rows in (1, 4, 5):
+        x = torch.empty(rows, columns, dtype=torch.bfloat16, device="meta")
+        assert scaled_product(x, weight, scale).shape == (rows, outputs)
+    assert given == [4, 4, 8]
