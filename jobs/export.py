@@ -24,10 +24,15 @@ Write events in the formats of other tools.
   secondsight export LOG --format fiftyone --out dataset/                  a FiftyOneTemporalDetectionDataset
   secondsight export LOG --format csv --kind goal
 
+Subtitles of several videos go to a folder, those of one to a file (or, --out subtitles/, to a folder too).
 Without --video all videos of the log; of several runs over a video the newest that is done, or --run.
 WebVTT holds a cue for each event; SRT, whose players cannot show two at once, has what goes on together in one."""
 
 FORMATS = ("activitynet", "vtt", "srt", "csv", "fiftyone")
+
+#: Of the formats that are one file, or one for each video.
+SUFFIXES = {"activitynet": ".json", "vtt": ".vtt", "srt": ".srt", "csv": ".csv"}
+ONE_FILE = ("activitynet", "csv")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,39 +41,61 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--video", metavar="NAME", action="append", help="the video; several: give it again")
     parser.add_argument("--kind", metavar="KIND", action="append", help="only events of this kind; may be repeated")
     parser.add_argument("--run", metavar="ID", help="as this run saw it (its id, or the beginning of one)")
-    parser.add_argument(
-        "--out", metavar="PATH", help="a file, or (subtitles of several videos, fiftyone) a folder (default: printed)"
-    )
+    parser.add_argument("--out", metavar="PATH", help="a file, - for standard output (the default), or a folder/")
     parser.add_argument("--force", action="store_true", help="replace files that exist")
 
 
 def main(args: argparse.Namespace) -> int:
     query = Query(args.log)
     matches = sorted(query.matches(args.video, args.run), key=lambda m: (m.name, m.entry.video_id))
+    if not matches:
+        raise UsageError(f"{args.log} holds no video" + (f" of run {args.run!r}" if args.run else " that is done"))
+    in_folder = _in_folder(args, len(matches))
     films = _films(args.log, query, matches, args)
     if not any(film.events for film in films):
         hint(query, matches, args.kind)
     if args.format == "fiftyone":
-        _need_out(args, "a folder")
         _write_all(args, fiftyone(films, lambda name: os.path.abspath(name) if local_path(name) else name))
     elif args.format in ("vtt", "srt"):
         subtitles = {film.video_id: (webvtt if args.format == "vtt" else srt)(film) for film in films}
-        if len(films) == 1 and (args.out is None or Path(args.out).suffix == f".{args.format}"):
-            _write(args, subtitles[films[0].video_id])
-        else:
-            _need_out(args, f"a folder: these are the subtitles of {len(films)} videos")
+        if in_folder:
             names = short_names(films, _file)
             _write_all(args, {f"{names[video_id]}.{args.format}": text for video_id, text in subtitles.items()})
+        else:
+            _write(args, subtitles[films[0].video_id])
     else:
         _write(args, activitynet(films, f"secondsight {args.log}") if args.format == "activitynet" else table(films))
     return 0
 
 
+def _in_folder(args: argparse.Namespace, videos: int) -> bool:
+    """Whether --out is a folder to write files into. Raises UsageError where it is not what the format needs."""
+    out, fits = args.out, SUFFIXES.get(args.format)
+    suffix = Path(out or "").suffix.lower()
+    many = args.format not in ONE_FILE and (args.format not in SUFFIXES or videos != 1)
+    what = f"the subtitles of {videos} videos are a file each" if fits else f"{args.format} is several files"
+    if out is None or out == "-":
+        if many:
+            raise UsageError(f"--format {args.format} needs --out with a folder: {what}")
+        return False
+    if args.format in ONE_FILE:
+        if out.endswith("/") or Path(out).is_dir():
+            raise UsageError(f"{out} is a folder, and {args.format} is one file: name a {fits} file")
+        if suffix != fits and suffix in SUFFIXES.values():
+            raise UsageError(f"{out} is no name for {args.format}: name a {fits} file")
+        return False
+    if out.endswith("/") or Path(out).is_dir() or not suffix:
+        return True
+    if many:
+        raise UsageError(f"{what}, and {out} looks like one file: name a folder (where it is meant as one: {out}/)")
+    if suffix != fits:
+        raise UsageError(f"{out} is no name for {args.format}: name a {fits} file (where a folder is meant: {out}/)")
+    return False
+
+
 def _films(log: str, query: Query, matches: list[Match], args: argparse.Namespace) -> list[Exported]:
     from pipeline.log import EventLog
 
-    if not matches:
-        raise UsageError(f"{log} holds no video" + (f" of run {args.run!r}" if args.run else " that is done"))
     rows = EventLog.open(log).snapshot().table("videos", ["video_id", "run_id", "width", "height"]).to_pylist()
     sizes = {(row["video_id"], row["run_id"]): (row["width"], row["height"]) for row in rows}
     films = []
@@ -81,13 +108,8 @@ def _films(log: str, query: Query, matches: list[Match], args: argparse.Namespac
     return films
 
 
-def _need_out(args: argparse.Namespace, what: str) -> None:
-    if args.out is None:
-        raise UsageError(f"--format {args.format} needs --out with {what}")
-
-
 def _write(args: argparse.Namespace, text: str) -> None:
-    if args.out is None:
+    if args.out is None or args.out == "-":
         sys.stdout.write(text)
     else:
         save(Path(args.out), text.encode(), args.force)

@@ -105,7 +105,7 @@ def hms(us: int | None) -> str:
 @contextlib.contextmanager
 def text(path: str | None) -> Iterator[IO[str]]:
     """The file to write text to, or standard output."""
-    if path is None:
+    if path is None or path == "-":
         yield sys.stdout
         return
     with _opened(path, "w") as file:
@@ -115,7 +115,7 @@ def text(path: str | None) -> Iterator[IO[str]]:
 @contextlib.contextmanager
 def binary(path: str | None) -> Iterator[IO[bytes]]:
     """The file to write bytes to, or standard output where that is not a terminal."""
-    if path is None:
+    if path is None or path == "-":
         if sys.stdout.isatty():
             raise UsageError("parquet is not for a terminal: add --out FILE")
         yield sys.stdout.buffer

@@ -57,6 +57,59 @@ def test_subtitles(log: str, tmp_path: Path, suffix: str) -> None:
     assert {t for t in TEXTS if any(f": {t}\n" in said for said in files.values())} == TEXTS
 
 
+@pytest.mark.parametrize(
+    ("arguments", "made"),
+    [
+        (["vtt", "--video", "other", "--out", "x.vtt"], ["x.vtt"]),
+        (["vtt", "--video", "other", "--out", "x.VTT"], ["x.VTT"]),
+        (["srt", "--video", "other", "--out", "x"], ["x/other.srt"]),
+        (["srt", "--video", "other", "--out", "x.srt/"], ["x.srt/other.srt"]),
+        (["srt", "--video", "other", "--out", "-"], []),
+        (["csv", "--out", "-"], []),
+        (["csv", "--out", "events.tsv"], ["events.tsv"]),
+        (["activitynet", "--out", "-"], []),
+    ],
+)
+def test_where_it_goes(
+    log: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    made: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", log, "--format", *arguments]) == 0
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()] == made
+    assert ("no suffix" in capsys.readouterr().out) == (not made)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["vtt", "--video", "other", "--out", "x.srt"], "x.srt is no name for vtt: name a .vtt file"),
+        (["srt", "--out", "all.srt"], "the subtitles of 5 videos are a file each, and all.srt looks like one file"),
+        (["srt", "--out", "-"], "--format FORMAT needs --out with a folder: the subtitles of 5 videos are a file each"),
+        (["vtt"], "--format FORMAT needs --out with a folder: the subtitles of 5 videos are a file each"),
+        (["fiftyone", "--out", "x.json"], "fiftyone is several files, and x.json looks like one file"),
+        (["fiftyone", "--out", "-"], "--format fiftyone needs --out with a folder: fiftyone is several files"),
+        (["csv", "--out", "x/"], "x/ is a folder, and csv is one file: name a .csv file"),
+        (["activitynet", "--out", "x.vtt"], "x.vtt is no name for activitynet: name a .json file"),
+    ],
+)
+def test_where_it_cannot_go(
+    log: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", log, "--format", *arguments]) == 1
+    assert said.replace("FORMAT", arguments[0]) in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_fiftyone(log: str, tmp_path: Path) -> None:
     assert main(["export", log, "--format", "fiftyone", "--out", str(tmp_path / "out")]) == 0
     labels = json.loads((tmp_path / "out" / "labels.json").read_text())["labels"]

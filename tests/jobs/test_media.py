@@ -212,7 +212,7 @@ def test_fiftyone_layout(log: str, film: Path) -> None:
         (["sheet", "LOG", "film.v1.mp4", "--out", "there.mp4/s.jpg"], r"there\.mp4"),
         (["export", "LOG", "--format", "vtt"], "needs --out with a folder"),
         (["export", "LOG", "--format", "fiftyone"], "needs --out"),
-        (["export", "LOG", "--format", "fiftyone", "--out", "there.mp4"], "is a file; name a folder"),
+        (["export", "LOG", "--format", "fiftyone", "--out", "there.mp4"], "looks like one file: name a folder"),
         (["export", "LOG", "--format", "csv", "--out", "there.mp4"], "exists already"),
         (["export", "LOG", "--format", "csv", "--video", "none.mp4"], "no video 'none.mp4'"),
     ],
