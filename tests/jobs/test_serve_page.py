@@ -177,6 +177,16 @@ def test_searches_and_jumps(page: Any) -> None:
     until(page, "document.querySelector('video')?.readyState >= 1")
 
 
+def test_a_question_is_put_to_the_video_and_kind_that_are_chosen(page: Any, served: Served, address: str) -> None:
+    of = served.ids["night bus.mp4"]
+    page.goto(f"{address}#/search?q=what+happens+in+the+last+2+seconds%3F&kind=shape&video={of}")
+    page.wait_for_selector(".answer .evidence li")
+    assert [each.inner_text() for each in page.query_selector_all(".answer .evidence b")] == ["a ball leaves"]
+    page.goto(f"{address}#/search?q=when+does+a+circle+appear+in+night+bus.mp4%3F")  # and what is found beside it
+    page.wait_for_selector(".hit .thumb.there")
+    assert len(page.query_selector_all(".answer .evidence li")) == len(page.query_selector_all(".hit")) == 1
+
+
 def test_runs_beside_each_other(page: Any, served: Served, address: str) -> None:
     page.goto(f"{address}#/runs")
     page.check("input[aria-label='Compare run-a']")

@@ -19,12 +19,12 @@ export function search({ params, go }) {
     for (const [key, value] of Object.entries({ kind, video: name, ...changes })) if (value) next.set(key, value);
     go(`search?${next}`);
   };
-  let shown = 0, words = q;
+  let shown = 0, words = q, of = name;
 
   async function page(cursor = null) {
     fill(more);
     try {
-      const found = await ask("api/search", { q: words, kind, video: name, limit: 24, cursor }, stop.signal);
+      const found = await ask("api/search", { q: words, kind, video: of, limit: 24, cursor }, stop.signal);
       await kindsKnown();
       for (const hit of found.hits) results.append(card(hit, words));
       shown += found.hits.length;
@@ -41,13 +41,14 @@ export function search({ params, go }) {
   async function question() {
     fill(answer, el("section", { class: "card answer", "aria-busy": "true" }, el("p", { class: "waiting" }, "Looking for an answer …")));
     try {
-      const found = await ask("api/ask", { q, limit: 8 }, stop.signal);
+      const found = await ask("api/ask", { q, kind, video: name, limit: 8 }, stop.signal);
       await kindsKnown();
       fill(answer, el("section", { class: "card answer", "aria-label": "Answer" },
         found.answer ? el("p", { class: "text" }, found.answer) : el("h2", {}, found.evidence.length ? "What the log says of it" : "No answer"),
         found.note ? el("p", { class: "muted" }, found.note) : null,
         found.evidence.length ? el("ul", { class: "evidence" }, found.evidence.map(evidence)) : null));
       words = found.topic;
+      if (found.videos.length === 1) [of] = found.videos;
     } catch (error) {
       if (error.name !== "AbortError") fill(answer, error.status === 501 ? null : notice(error));
     }
