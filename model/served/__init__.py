@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, get_args
@@ -26,6 +27,8 @@ from model.served.pictures import Encoding
 from model.served.watcher import Asking, ServedWatcher
 from pipeline.errors import ModelAway, UsageError
 from pipeline.plan import Windowing
+
+logger = logging.getLogger(__name__)
 
 #: Raised when the same server would be asked or understood in another way.
 BEHAVIOUR_VERSION = 1
@@ -201,17 +204,23 @@ class ServedFactory:
             loop.close()
             raise
 
-    def _client(self, chosen: ServedSettings, in_flight: int = 1, limits: TimeLimits | None = None) -> ChatClient:
+    def _client(
+        self,
+        chosen: ServedSettings,
+        in_flight: int = 1,
+        limits: TimeLimits | None = None,
+        tell: Callable[[str], None] | None = None,
+    ) -> ChatClient:
         secret = chosen.token or token(chosen.token_variable)
-        return ChatClient(self.address, secret, limits or chosen.limits, in_flight)
+        return ChatClient(self.address, secret, limits or chosen.limits, in_flight, tell=tell)
 
     def _served(self, chosen: ServedSettings) -> Served:
         if chosen.server is not None:
             return Served(**chosen.server)
         key = (chosen.dialect, chosen.fingerprint)
 
-        async def ask() -> Served:
-            client = self._client(chosen)
+        async def ask() -> Served:  # before anything else of a run can be seen
+            client = self._client(chosen, tell=logger.warning)
             try:
                 return await find_out(client, *key)
             finally:

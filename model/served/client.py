@@ -25,6 +25,7 @@ from pipeline.errors import ModelError
 
 _T = TypeVar("_T")
 ASIDE_S = 5.0  # how long a page beside the API may be busy
+NOTICE_S = 3.0  # of waiting, before somebody is told
 _MOST_FACTS = 8 << 20  # bytes of what a server says of itself
 #: Said of the request itself; any other refusal (a token that has run out, a model that is gone) meets every request.
 _REQUESTS_OWN = frozenset({400, 409, 411, 413, 414, 415, 416, 422, 431, 451})
@@ -69,7 +70,8 @@ class Counts:
 
 
 class ChatClient:
-    """Sends requests, `in_flight` at once at most. To be used from one event loop; `close` it there."""
+    """Sends requests, `in_flight` at once at most. To be used from one event loop; `close` it there. `tell`: is given
+    one line, once, where the server is waited for."""
 
     def __init__(
         self,
@@ -78,11 +80,14 @@ class ChatClient:
         limits: TimeLimits | None = None,
         in_flight: int = 16,
         most_characters: int = 1 << 20,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         self.address, self.limits, self.counts = address, limits or TimeLimits(), Counts()
-        self._most = most_characters
+        self._most, self._tell = most_characters, tell
         self._slots = Slots(in_flight)
-        self._resume = 0.0  # the server wants to be left alone until then (monotonic)
+        self._resume = 0.0  # the server wants to be left alone until then (monotonic),
+        self._asked_s = 0.0  # for so long in all, and has not answered since: 0 where it has
+        self._problem = ""  # how it said so
         self._busy_since: float | None = None  # monotonic: it has said nothing but "not now" since then
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         connect = aiohttp.TCPConnector(limit=0)
@@ -102,15 +107,15 @@ class ChatClient:
         while True:
             async with self._slots:
                 data = data or await asyncio.to_thread(_written, body)
-                await self._leave_alone()
+                await self._leave_alone(began)
                 self.counts.requests += 1
                 sent = time.monotonic()
                 try:
                     reply = await self._once(data)
                 except _Busy as busy:
-                    self._busy_since = self._busy_since or time.monotonic()
-                    self._give_up_after(str(busy), max(began, self._busy_since), busy.after_s)
                     after_s = busy.after_s
+                    self._is_busy(busy, tries + 1)
+                    self._give_up_after(str(busy), self._busy_for(began), after_s)
                 except _Fault as fault:
                     after_s, failures = None, failures + 1
                     if isinstance(fault, _Late):
@@ -119,13 +124,13 @@ class ChatClient:
                         raise Failed(f"{self.address.base}: {fault} ({failures} times)") from None
                 else:
                     self._busy_since = None
+                    if self._resume <= time.monotonic():
+                        self._asked_s = 0.0
                     self._slots.answered()
                     return reply
             tries += 1
             self.counts.retries += 1
-            if after_s is not None:  # the whole client keeps still, not this request alone
-                self._resume = max(self._resume, time.monotonic() + max(after_s, back_off_s(tries)))
-            else:
+            if after_s is None:
                 await self._pause(back_off_s(tries))
 
     async def facts(self, url: str, absent_s: float | None = None) -> dict[str, Any] | None:
@@ -166,7 +171,7 @@ class ChatClient:
                 problem, most_s = _why(error), absent_s
             except Broken:
                 return 200, None
-            self._give_up_after(problem, began, None, most_s)
+            self._give_up_after(problem, time.monotonic() - began, None, most_s)
             tries += 1
             await self._pause(back_off_s(tries))
 
@@ -226,20 +231,39 @@ class ChatClient:
 
     # --- Waiting.
 
-    async def _leave_alone(self) -> None:
-        while (wait_s := self._resume - time.monotonic()) > 0:
-            await self._pause(wait_s + spread_s(wait_s))
+    def _is_busy(self, busy: _Busy, tries: int) -> None:
+        self._busy_since = self._busy_since or time.monotonic()
+        if busy.after_s is not None:  # the whole client keeps still, not this request alone
+            self._problem, self._asked_s = str(busy), max(busy.after_s, back_off_s(tries))
+            self._resume = max(self._resume, time.monotonic() + self._asked_s)
+
+    def _busy_for(self, began: float) -> float:
+        """Seconds for which a request of `began` has seen it busy."""
+        return 0.0 if self._busy_since is None else time.monotonic() - max(began, self._busy_since)
+
+    async def _leave_alone(self, began: float) -> None:
+        """Wait for as long as the server wants to be left alone, and a little longer: others wait for the same moment,
+        or come when it is over. Raises Unavailable where that is too long for a request of `began`."""
+        while self._asked_s:
+            wait_s = max(0.0, self._resume - time.monotonic())
+            self._give_up_after(self._problem, self._busy_for(began), wait_s)
+            await self._pause(wait_s + spread_s(self._asked_s))
+            if self._resume <= time.monotonic():
+                return
 
     async def _pause(self, seconds: float) -> None:
         self.counts.waited_s += seconds
         await asyncio.sleep(seconds)
 
-    def _give_up_after(self, problem: str, since: float, wait_s: float | None, most_s: float | None = None) -> None:
-        away_s = time.monotonic() - since + (wait_s or 0.0)
+    def _give_up_after(self, problem: str, away_s: float, wait_s: float | None, most_s: float | None = None) -> None:
+        """`away_s`: how long it has been so; `wait_s`: how long the server says that it will be."""
         most_s = self.limits.outage_s if most_s is None else min(most_s, self.limits.outage_s)
-        if away_s > most_s:
+        if away_s + (wait_s or 0.0) > most_s:
             asked = f"it wants to be left alone for {wait_s:.0f} s, which is" if wait_s else "it stayed so for"
             raise Unavailable(f"{self.address.base}: {problem}", f"{asked} more than {most_s:g} s", wait_s or 0.0)
+        if self._tell is not None and away_s + (wait_s or 0.0) >= NOTICE_S:
+            self._tell(f"{self.address.base}: {problem}: waiting for it, {most_s:g} s at most")
+            self._tell = None
 
 
 class _Busy(Exception):

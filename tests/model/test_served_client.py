@@ -20,7 +20,7 @@ from model.served.client import Barred, ChatClient, Failed, TimeLimits, Unavaila
 from model.served.retry import retry_after_s
 from model.served.slots import STEADY, Slots
 from model.served.stream import Broken, Reply, ReplyReader
-from pipeline.errors import ModelError, UsageError
+from pipeline.errors import ModelAway, ModelError, UsageError
 from tests.model import served_fake
 
 BODY = {"model": "tiny", "messages": []}
@@ -94,6 +94,48 @@ def test_a_slow_server_that_says_not_now_once_is_not_gone(fake: Any) -> None:
     fake.plan, fake.work_s = [slow, (503, {}, ""), chunks()], 0.6
     replies, counts = ask(fake.url, count=2, limits=replace(QUICK, outage_s=0.5, first_s=20, total_s=20))
     assert [getattr(reply, "text", reply) for reply in replies] == [ANSWER] * 2 and counts.retries == 1
+
+
+def test_a_batch_that_is_told_to_wait_too_long_is_not_sent_and_comes_back_spread(
+    fake: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what a replica has by default: 16 requests at once, 15 s of patience."""
+    spread = iter([i * 0.02 for i in range(100)])
+    monkeypatch.setattr(client, "spread_s", lambda seconds: next(spread))
+    fake.facts["/v1/models"] = {"data": [{"id": "tiny", "owned_by": "somebody"}]}
+    model: Any = find_model(f"openai:{fake.url}#tiny").load({})
+    windows = [served_fake.a_window([0], i) for i in range(32)]
+    before = len(fake.came)
+    fake.plan, fake.work_s = [(429, {"Retry-After": "20"}, "{}")], 0.2
+    with pytest.raises(ModelAway, match="status 429") as caught:
+        model.watch(windows)
+    assert 19 < caught.value.after_s <= 20 and len(fake.came) - before <= 16
+    with pytest.raises(ModelAway) as caught:
+        model.watch(windows)
+    assert 18 < caught.value.after_s < 20 and len(fake.came) - before <= 16, "too early"
+    model._client._resume = time.monotonic()  # as if the 20 s had passed
+    fake.plan, fake.work_s, before = [chunks()], 0.5, len(fake.came)
+    assert len(model.watch(windows)) == 32
+    first = fake.came_at[before : before + 16]
+    assert 0.25 < first[-1] - first[0] < 5
+    model.close()
+
+
+def test_a_request_that_waited_long_for_its_turn_is_as_patient_as_any() -> None:
+    """Where others are answered the server is not away: what was told to one of them is waited for."""
+
+    async def work() -> None:
+        chat = ChatClient(Address("http://127.0.0.1:9/v1", "tiny"), None, QUICK)
+        long_ago, now = time.monotonic() - 100, time.monotonic()
+        chat._asked_s, chat._resume, chat._problem = 0.1, now + 0.1, "status 429"
+        await chat._leave_alone(long_ago)
+        assert time.monotonic() >= now + 0.1
+        chat._busy_since = long_ago
+        with pytest.raises(Unavailable, match="status 429; it stayed so for more than 2 s"):
+            await chat._leave_alone(long_ago)
+        await chat.close()
+
+    asyncio.run(work())
 
 
 @pytest.mark.parametrize("said", ["0", "Sat, 21 Nov 2020 10:00:30 GMT"])
@@ -250,6 +292,22 @@ def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dialect, "FIRST_CONTACT_S", 0.2)  # a wrong address is known long before outage_s (600)
     with pytest.raises(Unavailable, match=r"Connection refused; it stayed so for more than 0.2 s"):
         find_model(f"openai:{url}#tiny").profile({})
+
+
+def test_that_a_server_is_waited_for_at_the_start_is_said_once(
+    fake: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing else of the run can be seen by then. llama.cpp and vLLM answer 503 while they load."""
+    monkeypatch.setattr(client, "NOTICE_S", 0.05)
+    fake.plan = [(503, {}, '{"error": {"message": "Loading model"}}')] * 5 + [chunks()]
+    factory: Any = find_model(f"openai:{fake.url}#tiny")
+    factory.profile({"outage_s": 60})
+    (line,) = caplog.messages
+    assert line == f"{fake.url}: status 503: Loading model: waiting for it, 60 s at most"
+    caplog.clear()
+    fake.plan = [chunks()]
+    find_model(f"openai:{fake.url}#tiny").profile({})
+    assert not caplog.messages
 
 
 def test_bytes_may_come_in_any_pieces() -> None:
