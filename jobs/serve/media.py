@@ -200,7 +200,7 @@ async def plot(
         if stills:
             with contextlib.suppress(Problem, VideoError):  # hidden, gone, not below a root: drawn without
                 pictures = even_stills(shown(site, match.entry.video_id)[1])
-        title = next(iter(match.entry.uris), match.name).rsplit("/", 1)[-1]  # not the id that it was asked for by
+        title = match.name.rsplit("/", 1)[-1]
         return timeline(match.entry.duration_us or 0, events, title=title, pictures=pictures)
 
     drawn = (await site.cutter.run(draw)).encode("utf-8", "replace")

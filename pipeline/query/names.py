@@ -27,8 +27,13 @@ SUGGESTED_FROM = 20_000
 class Match:
     """A video of the log in the run that a question is answered from."""
 
-    name: str  # how it was asked for, made whole: the matching uri, or the id
+    name: str  # the uri that it was asked for by, or its first; the id where it has none
     entry: Entry
+
+    @classmethod
+    def of(cls, name: str, entry: Entry) -> Match:
+        """Where `name` is but the id, it is called by its uri."""
+        return cls(entry.uris[0] if name == entry.video_id and entry.uris else name, entry)
 
 
 class Names:
@@ -121,12 +126,12 @@ class Names:
             if len({e.run_id for e in chosen}) != 1:
                 which = ", ".join(e.run_id for e in entries)
                 raise UsageError(f"{shown} is not in a run {shortened(run)!r} of its own; its runs are: {which}")
-            return Match(shown, chosen[-1])
+            return Match.of(shown, chosen[-1])
         done = [e for e in entries if e.status == "done"] or [e for e in entries if e.events]
         if not done:
             last = entries[-1]
             raise UsageError(f"{shown} could not be watched ({last.status} in run {last.run_id}): {last.reason}")
-        return Match(shown, done[-1])
+        return Match.of(shown, done[-1])
 
     def all(self, run: str | None = None) -> tuple[Match, ...]:
         """Every video in its newest done run (in `run`: its id, or the beginning of one), in the order of their names.

@@ -229,6 +229,8 @@ def test_runs_compared(client: Any) -> None:
         ("a red circle appears", "a red circle appears", True),
         ("a red circle leaves", "a ball leaves", False),
     }
+    by_id = client.get(f"/api/videos/{one['video_id']}/compare?left=run-a&right=run-b").json()
+    assert by_id["name"] == one["name"] and one["name"].endswith("/harbour.mp4")
 
 
 def test_pairs_are_the_best_ones_by_looking_at_all() -> None:

@@ -55,7 +55,7 @@ export function compare({ ids: [left, right, id] }) {
     };
     const line = (events, side) => {
       const data = { kinds, kind: events.map((e) => kinds.indexOf(e.kind)), start_us: events.map((e) => e.start_us), end_us: events.map((e) => e.end_us), text: events.map((e) => e.text) };
-      const timeline = new Timeline({ data, id, durationUs: duration, seek, choose: (i) => seek(events[i].start_us), label: `${side} run` });
+      const timeline = new Timeline({ data, id, durationUs: duration, seek, choose: (i) => seek(events[i].start_us), label: `${side} run`, ordered: true });
       parts.push(timeline);
       return timeline.node;
     };

@@ -1,6 +1,6 @@
 // Runs as they go on, told by the server (server-sent events).
 
-import { ask, clock, el, fill, long, number, plural } from "./lib.js";
+import { ask, el, fill, long, number, plural } from "./lib.js";
 
 const AGAIN_MS = 5000;
 
@@ -62,7 +62,7 @@ function card(run) {
     bar,
     el("dl", { class: "facts" }, facts.filter(([, value]) => value !== null).map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)))),
     run.note ? el("p", { class: "muted" }, run.note) : null,
-    run.stuck.length ? el("ul", { class: "stuck" }, run.stuck.map((s) => el("li", {}, `${s.stage}: ${s.what} at ${s.where}, since ${clock(Date.now() * 1000 - s.since_us)}`))) : null,
+    run.stuck.length ? el("ul", { class: "stuck" }, run.stuck.map((s) => el("li", {}, `${s.stage}: ${s.what} at ${s.where}, for ${long(Date.now() * 1000 - s.since_us)}`))) : null,
     run.failures.length ? el("details", { "data-run": run.run_id }, el("summary", {}, plural(run.failures.length, "failure") + " lately"),
       el("ul", {}, run.failures.map(([uri, reason]) => el("li", {}, `${uri}: ${reason}`)))) : null);
 }

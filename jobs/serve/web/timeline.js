@@ -19,9 +19,10 @@ function fitting(c, text, width) {
 }
 
 export class Timeline {
-  // data: columns of /api/videos/ID/timeline; seek(us), choose(index): what a click means; id: of the video
-  constructor({ data, id, durationUs, seek, choose, pictures = true, label = "Timeline of events" }) {
-    Object.assign(this, { data, id, durationUs: Math.max(1, durationUs), seek, choose, pictures });
+  // data: columns of /api/videos/ID/timeline; seek(us), choose(index): what a click means; id: of the video;
+  // ordered: the lanes as data.kinds has them, not the fullest first
+  constructor({ data, id, durationUs, seek, choose, pictures = true, label = "Timeline of events", ordered = false }) {
+    Object.assign(this, { data, id, durationUs: Math.max(1, durationUs), seek, choose, pictures, ordered });
     this.now = 0;
     this.view = [0, this.durationUs];
     this.hidden = new Set();
@@ -57,7 +58,7 @@ export class Timeline {
       lane.latest.push(Math.max(end, lane.latest.at(-1) ?? -Infinity));
       lane.at.push(i);
     }
-    this.lanes.sort((a, b) => b.at.length - a.at.length);
+    if (!this.ordered) this.lanes.sort((a, b) => b.at.length - a.at.length);
     const bins = 1200, density = new Float64Array(bins + 1);
     for (let i = 0; i < starts.length; i++) {
       const a = Math.min(bins - 1, Math.max(0, Math.floor((starts[i] / this.durationUs) * bins)));
