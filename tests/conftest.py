@@ -11,6 +11,18 @@ import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # two processes share the cores: torch's own threads would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where two processes share the tests (`make test`), all that starts Ray is done by one of them, from the start."""
+    ray = {item.path for item in items if {"ray_session", "head"} & set(getattr(item, "fixturenames", ()))}
+    ray |= {item.path for item in items if item.path.parent.name == "system"}
+    items.sort(key=lambda item: item.path not in ray)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if item.path in ray else str(item.path)))
+
 
 @pytest.fixture(scope="session")
 def shared_videos() -> Path:
