@@ -28,8 +28,8 @@ def drain(address: str, instance: str, within_s: float) -> bool:
     Raises LookupError where there is no such node, RuntimeError where the cluster refuses. Ends this process where the
     cluster does not answer.
     """
-    from ray._raylet import GcsClient
-    from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # type: ignore[attr-defined]
 
     deadline = time.time() + within_s
     silent = threading.Timer(min(within_s, REACH_S), _give_up, [address])  # Ray's client cannot be interrupted

@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,11 @@ if TYPE_CHECKING:
     from workers.flow import Progress
 
 PARTS = ("throughput", "overhead", "model_time", "steering", "nodes", "memory")
+#: What is promised of a part: (figure, at least, which of its rows counts).
+PROMISES: dict[str, tuple[str, float, Callable[[Iterable[float]], float]]] = {
+    "throughput": ("ratio_job", 0.90, min),
+    "model_time": ("windows_per_s", 2000.0, max),  # that of the model that does nothing
+}
 
 
 def make_videos(folder: Path, count: int, seconds: int, size: tuple[int, int], rate: int) -> Path:
@@ -275,6 +280,15 @@ def _print(part: str, results: list[Result]) -> None:
     for result in results:
         cells = [f"{v:>24.3f}" if isinstance(v, float) else f"{v!s:>24}" for v in result.values()]
         print("  ".join(cells), flush=True)
+    if part in PROMISES:
+        print(promise(part, results), flush=True)
+
+
+def promise(part: str, results: list[Result]) -> str:
+    """What is promised of a part, beside what was measured."""
+    figure, least, of_rows = PROMISES[part]
+    found = of_rows(result[figure] for result in results)
+    return f"promised: {figure} >= {least:g}; measured: {found:.3f} ({'kept' if found >= least else 'NOT KEPT'})"
 
 
 if __name__ == "__main__":
