@@ -85,7 +85,7 @@ def main(args: argparse.Namespace) -> int:
         else:
             out.writelines(f"{printable(line)}\n" for line in _lines(found, said))
     if not found.evidence and args.kind:
-        hint(query, query.matches(args.video, args.run), args.kind)
+        hint(args.log, query, query.matches(args.video, args.run), args.kind)
     if search.notice:
         print(f"({search.notice})", file=sys.stderr)
     if trouble:

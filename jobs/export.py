@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
     in_folder = _in_folder(args, len(matches))
     films = _films(args.log, query, matches, args)
     if not any(film.events for film in films):
-        hint(query, matches, args.kind)
+        hint(args.log, query, matches, args.kind)
     if args.format == "fiftyone":
         _write_all(args, fiftyone(films, lambda name: os.path.abspath(name) if local_path(name) else name))
     elif args.format in ("vtt", "srt"):

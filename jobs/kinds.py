@@ -9,23 +9,23 @@ from jobs.output import printable
 from pipeline.errors import shortened
 from pipeline.query import Match, Query
 
-#: So many videos, with so many events, are looked through for their kinds at most: it is only a hint.
+#: So many videos, with so many events, are looked up one by one for their kinds.
 MOST_VIDEOS, MOST_EVENTS = 200, 200_000
+
+#: Of more, the column `kind` is read, in so many rows and files at most: it is only a hint.
+MOST_ROWS, MOST_FILES = 20_000_000, 500
 
 #: Kinds that are listed at most.
 LISTED = 20
 
 
-def hint(query: Query, matches: Sequence[Match], asked: Sequence[str] | None) -> None:
+def hint(log: str, query: Query, matches: Sequence[Match], asked: Sequence[str] | None) -> None:
     """Says on stderr which of the kinds `asked` for no event of the videos has, and which kinds there are."""
-    if not asked or len(matches) > MOST_VIDEOS or sum(m.entry.events for m in matches) > MOST_EVENTS:
+    there = _counted(log, query, matches) if asked else None
+    if there is None or not asked:
         return
     import difflib
 
-    there: dict[str, int] = {}
-    for match in matches:
-        for kind, count in query.kinds(match.entry.video_id, match.entry.run_id).items():
-            there[kind] = there.get(kind, 0) + count
     by_letters = {kind.casefold(): kind for kind in there}
     for kind in dict.fromkeys(asked):
         if kind in there:
@@ -36,3 +36,24 @@ def hint(query: Query, matches: Sequence[Match], asked: Sequence[str] | None) ->
         more = f" and {len(there) - LISTED} more" if len(there) > LISTED else ""
         said = f"secondsight: no event here is of kind {shortened(kind)!r}: {meant}the kinds there are: {listed}{more}"
         print(printable(said), file=sys.stderr)
+
+
+def _counted(log: str, query: Query, matches: Sequence[Match]) -> dict[str, int] | None:
+    """Events of each kind: of these videos or, where they are many, of all that their runs watched. None where that
+    would take long."""
+    if len(matches) <= MOST_VIDEOS and sum(m.entry.events for m in matches) <= MOST_EVENTS:
+        there: dict[str, int] = {}
+        for match in matches:
+            for kind, count in query.kinds(match.entry.video_id, match.entry.run_id).items():
+                there[kind] = there.get(kind, 0) + count
+        return there
+    from pipeline.log import EventLog
+    from pipeline.log.sql import select
+
+    snapshot = EventLog.open(log).snapshot()
+    files = snapshot.files("events")
+    if len(files) > MOST_FILES or sum(file.rows for file in files) > MOST_ROWS:
+        return None
+    counted = "select kind, count(*) as n from events where list_contains(?, run_id) group by kind"
+    runs = sorted({match.entry.run_id for match in matches})
+    return {row["kind"]: row["n"] for row in select(snapshot, counted, [runs]).to_pylist()}

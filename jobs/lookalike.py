@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from jobs.kinds import hint
 from jobs.output import hms, print_table, write
 from jobs.picturing import embedded
 from jobs.query import short
 from pipeline.clock import parse_time
 from pipeline.errors import UsageError
 from pipeline.features.search import Moment, PictureSearch, read_picture
+from pipeline.query import Query
 
 
 def main(args: argparse.Namespace) -> int:
@@ -21,6 +23,8 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError("--image and --like: --mode, --min-confidence and --offset are for searching by words")
     if (args.like is None) != (args.at is None):
         raise UsageError("--like NAME and --at T go together: which moment of which video")
+    if args.like is not None and args.model is not None:
+        raise UsageError("--model goes with --image: a moment of the log needs no model")
     pixels = None if args.image is None else read_picture(args.image)
     search = PictureSearch(args.log)
     search.update(rebuild=args.rebuild)
@@ -42,6 +46,9 @@ def main(args: argparse.Namespace) -> int:
         _show(moments, args)
     else:
         write([_row(m) for m in moments], args, lambda: _table(moments))
+    if not moments and args.kind:
+        query = Query(args.log)
+        hint(args.log, query, query.matches(args.video, args.run), args.kind)
     return 0
 
 

@@ -94,7 +94,7 @@ def main(args: argparse.Namespace) -> int:
         rows = [as_said(match.name, row) for match, batches in answers for row in as_rows(batches)]
         write(rows, args, lambda: as_table([b for _, batches in answers for b in batches]))
     if not any(batch.num_rows for _, batches in answers for batch in batches):
-        hint(query, matches, args.kind)
+        hint(args.log, query, matches, args.kind)
     return 0
 
 

@@ -34,7 +34,7 @@ def show_whole(query: Query, matches: list[Match], args: argparse.Namespace) -> 
         raise UsageError("--kinds counts all kinds: leave out --kind and --text")
     step = None if args.density is None else parse_time(args.density)
     one = matches[0] if args.video is not None and len(matches) == 1 else None
-    hint(query, matches, args.kind)
+    hint(args.log, query, matches, args.kind)
     if step is not None and args.format == "table":
         _show_bars(query, matches, step, args)
         return

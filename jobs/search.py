@@ -65,6 +65,9 @@ def main(args: argparse.Namespace) -> int:
         from jobs.lookalike import main as by_look
 
         return by_look(args)
+    for option, value, other in (("--at", args.at, "--like NAME"), ("--model", args.model, "--image FILE")):
+        if value is not None:
+            raise UsageError(f"{option} goes with {other}, not with words")
     from pipeline.search import Search
 
     text = " ".join(args.text)
@@ -94,7 +97,7 @@ def main(args: argparse.Namespace) -> int:
         from pipeline.query import Query
 
         query = Query(args.log)
-        hint(query, query.matches(args.video, args.run), args.kind)
+        hint(args.log, query, query.matches(args.video, args.run), args.kind)
     if args.mode == "auto" and search.notice:
         print(f"({search.notice})", file=sys.stderr)
     return 0

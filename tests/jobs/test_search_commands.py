@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import secondsight
 from jobs.cli import main
 from pipeline.event import Event
+from pipeline.features.vectors import FrameFeatures
 from pipeline.log import EventLog
 from tests.pipeline.logs import run_record, video_result
 
@@ -129,7 +132,9 @@ def test_sums_say_which_run_they_are_of(log: str, capsys: pytest.CaptureFixture[
     assert opened.kinds().run_id is None
 
 
-def test_a_kind_that_there_is_not(log: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_kind_that_there_is_not(
+    log: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing is found, and a line says which kinds there are; a kind that is there and finds nothing needs none."""
     a = ("--video", "a.mp4")
     for asked in (
@@ -147,6 +152,28 @@ def test_a_kind_that_there_is_not(log: str, capsys: pytest.CaptureFixture[str]) 
         assert "kinds there are" not in capsys.readouterr().err
     main(["query", log, "--kind", "zzz"])
     assert "of kind 'zzz': the kinds there are: appear" in capsys.readouterr().err
+    for most in ("MOST_VIDEOS", "MOST_EVENTS"):  # of many videos they are counted all together
+        with monkeypatch.context() as patch:
+            patch.setattr(f"jobs.kinds.{most}", 1)
+            main(["query", log, "--kind", "Appaer"])
+            assert hinted in capsys.readouterr().err
+            patch.setattr("jobs.kinds.MOST_ROWS", 1)
+            main(["query", log, "--kind", "Appaer"])
+            assert not capsys.readouterr().err
+
+
+def test_a_kind_that_no_moment_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = EventLog.open(str(tmp_path / "log"), create=True)
+    made.begin_run(run_record())
+    watched = video_result("a.mp4", STORY)
+    features = FrameFeatures.of("w:mean-1", [0, S], np.eye(2, 8, dtype=np.float32))
+    made.commit([replace(watched, windows=(replace(watched.windows[0], features=features),))])
+    asked = ("search", made.uri, "--like", "a.mp4", "--at", "1")
+    assert main([*asked, "--kind", "appaer"]) == 0
+    told = capsys.readouterr()
+    assert "no moment" in told.out and "of kind 'appaer': did you mean appear? the kinds there are:" in told.err
+    assert main([*asked, "--kind", "appear"]) == 0
+    assert "a.mp4" in capsys.readouterr().out
 
 
 def test_search_prints_what_it_finds(log: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,6 +240,9 @@ def test_mistakes_are_one_line(log: str, tmp_path: Path, capsys: pytest.CaptureF
         (["search", log, "--image", "x.jpg"], "cannot be read: No such file"),
         (["search", log, "--image", __file__], "no picture that can be read"),
         (["search", log, "--like", "harbour.mp4"], "--like NAME and --at T go together"),
+        (["search", log, "red", "--at", "0:03"], "--at goes with --like NAME"),
+        (["search", log, "red", "--model", "bundled"], "--model goes with --image FILE"),
+        (["search", log, "--like", "a.mp4", "--at", "1", "--model", "bundled"], "--model goes with --image"),
         (["search", log, "word", "--like", "harbour.mp4", "--at", "1"], "search by one of them"),
         (["ask", log, "what happens?"], "name what happens, or a time"),
         (["ask", log, "y" * 1_000_000], "at most 1000"),
