@@ -157,20 +157,22 @@ class Elastic:
                 where = "no node has room for its task yet"
                 yield Suspect("decode", uri, where, stream.opened, limit_s, partial(streams.end, stream))
             elif stream.since is not None:
-                yield Suspect("decode", uri, self._nodes.name(stream.node), stream.since)
+                yield Suspect("decode", uri, self._nodes.name(stream.node), stream.since, slow_s=0.0)
         for member in self._pool.busy():
             assert member.batch is not None
             window = member.batch.members[0].window
             where = f"{member.name} on {self._nodes.name(member.nodes[0] if member.nodes else '')}"
-            usual_s = (self._pool.window_s or 0.0) * len(member.batch.members)
             what = f"{self._schedule.name_of(window)} window {window.index}"
-            yield Suspect(
-                "watch", what, where, member.since, max(limit_s, 20 * usual_s), partial(self._pool.end, member)
-            )
-        for member in self._pool.starting():  # a large model takes its time
-            if time.monotonic() - member.since >= COMING_UP * quiet_s:
-                yield Suspect("watch", member.name, "it loads its model, or no node has room for it", member.since)
+            slow_s, hangs_s = self._pool.patience(member)
+            end = partial(self._pool.end, member)
+            yield Suspect("watch", what, where, member.since, max(limit_s, hangs_s), end, slow_s)
+        for member in self._pool.starting():  # a large model takes its time; the pool ends it
+            placed = member.placed_at is not None
+            began = member.placed_at or member.since
+            where = "it loads its model" if placed else "no node has room for it yet"
+            if time.monotonic() - began >= COMING_UP * quiet_s:
+                yield Suspect("watch", member.name, where, began, slow_s=0.0 if placed else None)
         if (ends := self._pool.unanswered_ends()) is not None:
             yield Suspect("watch", "replicas", ends[1], ends[0])
         if (since := committer.busy_since()) is not None:
-            yield Suspect("commit", "the event log", committer.trouble, since)
+            yield Suspect("commit", "the event log", committer.trouble, since, slow_s=0.0)

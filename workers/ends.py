@@ -8,7 +8,7 @@ from pipeline.errors import ModelError
 from workers.failures import Failure
 
 PAUSE_S, MOST_PAUSE_S = 1.0, 60.0  # before a replica is started again where one could not be: doubled each time
-MAX_START_FAILURES = 3  # in a row, while no replica is up and no other is starting
+MAX_START_FAILURES = 3  # in a row, while none is up and no other loads its model; of ModelErrors, before one ever was
 MAX_DEATHS = 12  # in a row, without one window answered in between,
 MAX_DEADLY_VIDEOS = 4  # over so many videos: a bad video alone is given up after it took nine (schedule.py)
 AWAY_PAUSE_S = 5.0  # before a model that cannot be reached is asked again
@@ -24,6 +24,7 @@ class Ends:
         self.why_not_up = ""  # how the last that did not come up failed
         self._ever_up = False
         self._failures = 0  # to start in a row, when none was left
+        self._refusals = 0  # to start, by ModelError, before one ever was up
         self._pauses = 0  # in a row; several that fail together are one
         self._since_answer: list[tuple[float, str]] = []  # when, and how
         self._blamed = 0  # of these, those that a window may have done
@@ -37,13 +38,16 @@ class Ends:
         self._over.clear()
         self._blamed = 0
 
-    def not_started(self, failure: Failure, since: float, others: bool) -> None:
-        """One that was started at `since` (monotonic seconds) failed to come up. `others`: are up, or coming up."""
+    def not_started(self, failure: Failure, since: float, loading: bool, waiting: bool) -> None:
+        """One that was started at `since` (monotonic seconds) failed to come up. `loading`: others are up, or load the
+        model; `waiting`: others are to come up, if only when they get a node."""
         self.why_not_up = failure.detail
-        if not others:
-            self._failures += 1
-            if failure.what == "model" and not self._ever_up:
+        if failure.what == "model" and not self._ever_up:
+            self._refusals += 1
+            if self._refusals >= MAX_START_FAILURES or not (loading or waiting):
                 raise ModelError(failure.detail)
+        if not loading:
+            self._failures += 1
             if self._failures >= MAX_START_FAILURES:
                 raise ModelError(f"no replica can be started: {failure.detail}")
         if since >= self.start_at:

@@ -262,6 +262,7 @@ class GangReplica:
         start_s = max(START_S, startup_s)
         plan = GangPlan(name, choice, profile.ranks, cpus, profile.gpus, profile.batch_windows, start_s)
         self._places = reserve(plan)
+        self._placed = self._places.ready()
         self._coordinator = _Coordinator.remote(plan)  # type: ignore[attr-defined]
         self._ready = self._coordinator.load.remote(self._places)
 
@@ -272,6 +273,9 @@ class GangReplica:
         self, windows: Sequence[Window], parcels: Sequence[ray.ObjectRef], at: Sequence[tuple[int, int]]
     ) -> ray.ObjectRef:
         return self._coordinator.watch.remote(list(windows), list(parcels), list(at))
+
+    def placed(self) -> bool:
+        return bool(ray.wait([self._placed], timeout=0, fetch_local=False)[0])
 
     def dead(self) -> bool:
         return actor_dead(self._coordinator)

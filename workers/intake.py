@@ -73,7 +73,7 @@ class Intake:
             yield Suspect("identify", "the archive", "its listing", since)
         for name, stage in self.stages().items():
             for first, count, began in stage.in_progress():
-                yield Suspect("identify", first, f"{name} of {count}" if count > 1 else name, began)
+                yield Suspect("identify", first, f"{name} of {count}" if count > 1 else name, began, slow_s=0.0)
 
     def refs(self) -> list[Any]:
         return [*self._fingerprints.running, *self._probes.running]

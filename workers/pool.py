@@ -19,7 +19,8 @@ from workers.work import Batch
 
 CALL_S = 0.25  # a call holds about so much work: short windows go many at a time
 CALL_WINDOWS = 512  # but no more than these
-LOOK_S = 0.25  # between two looks at whether idle replicas live
+LOOK_S = 0.25  # between two looks at whether idle replicas live, and others have their place
+SLOW, HANGS = 5, 20  # times what a call usually takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ class Outcome:
 
 @dataclass(slots=True)
 class Member:
-    """A replica with what the driver knows of it. `nodes`: ids, once it is up. `since`: of its present state."""
+    """A replica with what the driver knows of it. `nodes`: ids, once it is up. `since`: of its present state.
+    `placed_at`: since when it loads its model. `answered`: whether it ever did."""
 
     replica: Replica
     since: float
@@ -44,6 +46,8 @@ class Member:
     batch: Batch | None = None
     leaving: bool = False
     hung: bool = False
+    placed_at: float | None = None
+    answered: bool = False
 
     @property
     def name(self) -> str:
@@ -53,6 +57,7 @@ class Member:
 class Pool:
     """Keeps `count` replicas alive. `start(name)` starts one; `needs` says what one takes, for the error message.
 
+    `startup_s`: how long none may be up, and one may load its model before another is started in its place.
     `answer_s`: a call that takes longer ends its replica. `tell(kind, name, where, detail)` hears of what happens.
     """
 
@@ -78,6 +83,7 @@ class Pool:
         self._gone: frozenset[str] = frozenset()
         self._none_since = time.monotonic()
         self._window_s: float | None = None  # wall time that one window takes in a call, lately
+        self._first_s = 0.0  # the longest that the first call of a replica took
         self._ends, self._away, self._counted = Ends(), Away(), Counted()
 
     @property
@@ -92,7 +98,9 @@ class Pool:
     @property
     def waits_for(self) -> str:
         """Why the run waits, with everything as it is; "" where it does not."""
-        return self._away.why
+        if self._away.why or self.up or not self._ends.why_not_up:
+            return self._away.why
+        return f"no replica is up; the last that failed: {self._ends.why_not_up}"
 
     @property
     def window_s(self) -> float | None:
@@ -138,6 +146,7 @@ class Pool:
             for member in [m for m in self._free if m.replica.dead()]:
                 self._free.remove(member)
                 self._died(member, "it died while it was idle", blame=not self._gone.intersection(member.nodes))
+            self._look_at_starting(now)
         for member in [*self._free, *self._busy.values()]:
             member.leaving = member.leaving or bool(self._going.intersection(member.nodes))
         staying = sum(not m.leaving for m in (*self._free, *self._busy.values()))
@@ -161,6 +170,16 @@ class Pool:
         elif self.count and now - self._none_since > self._startup_s:
             why = f"; the last that failed: {self._ends.why_not_up}" if self._ends.why_not_up else ""
             raise ModelError(f"no replica came up within {self._startup_s:.0f} s; one needs {self._needs}{why}")
+
+    def _look_at_starting(self, now: float) -> None:
+        """A replica that has its place and does not come up hangs: another is started."""
+        for ref, member in list(self._starting.items()):
+            if member.placed_at is None:
+                member.placed_at = now if member.replica.placed() else None
+            elif now - member.placed_at > self._startup_s:
+                del self._starting[ref]
+                late = f"its model was not loaded within {self._startup_s:.0f} s"
+                self._not_up(member, Failure("died", "timeout", late))
 
     # --- Work.
 
@@ -202,6 +221,8 @@ class Pool:
         now = time.monotonic()
         window_s = (now - member.since) / len(batch.members)
         self._window_s = window_s if self._window_s is None else 0.7 * self._window_s + 0.3 * window_s
+        if not member.answered:
+            member.answered, self._first_s = True, max(self._first_s, now - member.since)
         outcome = Outcome(batch, member.name, events, None, member.since)
         self._set_free(member, now)
         self._ends.answered()
@@ -213,6 +234,14 @@ class Pool:
         now = time.monotonic()
         late = [r for r, m in self._busy.items() if m.hung or now - m.since > self._answer_s]
         return [self._late(self._busy.pop(ref), now) for ref in late]
+
+    def patience(self, member: Member) -> tuple[float | None, float]:
+        """After how many seconds the call of a busy replica is slow (None: not known yet), and after how many it hangs.
+        The first call of each may take as long as those of others."""
+        if self._window_s is None or member.batch is None:
+            return None, self._answer_s
+        usual_s = max(self._window_s * len(member.batch.members), 0.0 if member.answered else self._first_s)
+        return SLOW * usual_s, min(self._answer_s, HANGS * usual_s)
 
     def end(self, member: Member) -> None:
         """This one hangs: `overdue` gives its batch back."""
@@ -246,18 +275,21 @@ class Pool:
         try:
             member.nodes = tuple(ray.get(ref))
         except Exception as error:  # noqa: BLE001 - sorted by `understand`
-            member.replica.stop()
-            failure = understand(error)
-            if failure.what == "away":
-                self._is_away(member, failure)
-            elif failure.what != "node":
-                self._ends.not_started(failure, member.since, others=bool(self.up or self._starting))
-                self._tell("retry", member.name, "", f"it did not come up: {failure.detail}")
+            self._not_up(member, understand(error))
             return
         self._ends.came_up()
         self._away.over()
         self._set_free(member, time.monotonic())
         self._tell("replica_up", member.name, ",".join(member.nodes), "")
+
+    def _not_up(self, member: Member, failure: Failure) -> None:
+        member.replica.stop()
+        if failure.what == "away":
+            self._is_away(member, failure)
+        elif failure.what != "node":
+            loading = bool(self.up) or any(m.replica.placed() for m in self._starting.values())
+            self._ends.not_started(failure, member.since, loading, waiting=bool(self._starting))
+            self._tell("retry", member.name, "", f"it did not come up: {failure.detail}")
 
     def _set_free(self, member: Member, now: float) -> None:
         member.batch, member.since = None, now

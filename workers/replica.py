@@ -55,6 +55,10 @@ class Replica(Protocol):
         """
         ...
 
+    def placed(self) -> bool:
+        """Whether it has its place on its nodes, and so loads its model or did; costs next to nothing."""
+        ...
+
     def dead(self) -> bool:
         """Whether it is known to have ended; costs next to nothing. An idle one that dies is noticed by this."""
         ...
@@ -117,13 +121,16 @@ class _ModelActor:
         return self._model.report() if isinstance(self._model, Reporting) else {}
 
 
-DEAD = 4  # ActorTableData.ActorState of Ray's gcs.proto
+ALIVE, DEAD = 2, 4  # ActorTableData.ActorState of Ray's gcs.proto
 
 
 def actor_dead(actor: Any) -> bool:
     """Whether an actor has ended, as the cluster's control service has told its owner: a look at local memory."""
-    state = actor._get_local_state()
-    return state is not None and state == DEAD
+    return _state(actor) == DEAD
+
+
+def _state(actor: Any) -> int:
+    return actor._get_local_state() or 0
 
 
 class ActorReplica:
@@ -143,6 +150,9 @@ class ActorReplica:
         self, windows: Sequence[Window], parcels: Sequence[ray.ObjectRef], at: Sequence[tuple[int, int]]
     ) -> ray.ObjectRef:
         return self._actor.watch.remote(list(windows), list(at), self._at_once, *parcels)
+
+    def placed(self) -> bool:
+        return _state(self._actor) >= ALIVE
 
     def dead(self) -> bool:
         return actor_dead(self._actor)

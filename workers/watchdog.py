@@ -1,4 +1,4 @@
-"""Names what is stuck when no window was answered for a while, and says what should be ended to go on."""
+"""Names what is stuck, alone or when no window was answered for a while, and says what should be ended to go on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ LOOK_S = 2.0
 @dataclass(frozen=True, slots=True)
 class Suspect:
     """Work in progress. `since`: monotonic seconds since it last moved. `limit_s`: after which `end` is called; None:
-    it ends by itself or not at all."""
+    it ends by itself or not at all. `slow_s`: after which it is stuck even where others move; None: only where nothing
+    does."""
 
     stage: str
     what: str
@@ -22,11 +23,13 @@ class Suspect:
     since: float
     limit_s: float | None = None
     end: Callable[[], None] | None = None
+    slow_s: float | None = None
 
 
 @dataclass(slots=True)
 class Watchdog:
-    """`quiet_s`: without any answer, after which what has not moved for so long is named."""
+    """`quiet_s`: what has not moved for so long is named, if no window was answered meanwhile, or it is slow by its own
+    measure."""
 
     quiet_s: float
     moved: float = field(default_factory=time.monotonic)
@@ -39,16 +42,19 @@ class Watchdog:
         """`windows`: answered so far. `tell(kind, suspect, seconds)` hears "stuck" once for each, and "unstuck"."""
         now = time.monotonic()
         if windows != self._windows:
+            if self.stuck and now - self.moved >= self.quiet_s:
+                self._looked = 0.0  # what was named because nothing moved is not stuck any more
             self._windows, self.moved = windows, now
-            if self.stuck:
-                self.stuck = ()
-                self._named.clear()
         if now - self._looked < LOOK_S:
             return
         self._looked = now
-        if now - self.moved < self.quiet_s:
-            return
-        found = [s for s in suspects if now - s.since >= self.quiet_s]
+        quiet = now - self.moved >= self.quiet_s
+        found = [
+            s
+            for s in suspects
+            if now - s.since >= self.quiet_s and (quiet or (s.slow_s is not None and now - s.since >= s.slow_s))
+        ]
+        self._named &= {(s.stage, s.what) for s in found}
         wall_us = time.time_ns() // 1000
         self.stuck = tuple(
             Stuck(s.stage, s.what, s.where, wall_us - round((now - s.since) * 1e6))

@@ -24,6 +24,7 @@ class FakeReplica:
 
     def __init__(self, name: str, load: Callable[[], Any], answer: Callable[[Any], Any]) -> None:
         self.name, self.load, self.answer, self.stopped = name, load, answer, False
+        self.is_placed = True
         self.counted: dict[str, Any] = {}
 
     def ready(self) -> Any:
@@ -31,6 +32,9 @@ class FakeReplica:
 
     def watch(self, windows: Any, parcels: Any, at: Any) -> Any:
         return _Ref(lambda: self.answer(list(windows)))
+
+    def placed(self) -> bool:
+        return self.is_placed
 
     def dead(self) -> bool:
         return False

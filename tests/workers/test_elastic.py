@@ -139,6 +139,13 @@ def test_a_window_that_hangs_is_named_by_its_video(monkeypatch: pytest.MonkeyPat
     clock.now += 100
     run._report()
     assert "s3://a/0.mp4 window 1" in {s.what for s in run.progress.stuck}
+    clock.now += 3000
+    run._report()
+    assert not any(member.hung for member in run._pool.busy()), "the first answer of a slow model"
+    run._pool._window_s = 10.0
+    clock.now += 3
+    run._report()
+    assert all(member.hung for member in run._pool.busy())
     outcome = run._pool.collect(run._pool.refs()[0])  # it does not answer the windows it was given
     assert outcome is not None and outcome.failure is not None
     run._watched(outcome)

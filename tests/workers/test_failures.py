@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 import pytest
 import ray
 
-from model.interface import with_answers
+from model.interface import ModelIdentity, ModelProfile, with_answers
 from pipeline.errors import ModelAway, ModelError
 from pipeline.event import WindowEvents
 from pipeline.plan import Window
 from workers.ends import MANY_ENDS
 from workers.failures import understand
 from workers.pool import Outcome, Pool
+from workers.replica import ModelChoice, start_replica
 from workers.work import Batch, Decoded, Waiting
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -28,8 +30,6 @@ def _end() -> bytes:
 
 @ray.remote(num_cpus=0, max_retries=0)
 def _sleep() -> bytes:
-    import time
-
     time.sleep(600)
     return b""
 
@@ -76,6 +76,19 @@ def test_an_end_is_laid_at_the_door_of_who_ended() -> None:
     ray.kill(reader)
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_replica_that_waits_for_a_node_is_told_from_one_that_loads(ranks: int) -> None:
+    choice, profile = ModelChoice("python:nowhere:nothing"), ModelProfile(ModelIdentity("test", "1"), ranks=ranks)
+    waits = start_replica("waits", choice, profile, cpus=10**6)
+    loads = start_replica("loads", choice, profile, cpus=0)
+    until = time.monotonic() + 60
+    while not loads.placed() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert (loads.placed(), waits.placed()) == (True, False)
+    loads.stop()
+    waits.stop()
+
+
 class _Answering:
     """A replica that is always well and answers each call by the next of `answers`: a reference, or what is raised."""
 
@@ -87,6 +100,9 @@ class _Answering:
 
     def watch(self, windows: Any, parcels: Any, at: Any) -> Any:
         return self.answers.pop(0)
+
+    def placed(self) -> bool:
+        return True
 
     def dead(self) -> bool:
         return False

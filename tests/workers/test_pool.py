@@ -72,6 +72,82 @@ def test_a_model_that_can_never_load_ends_the_run_at_once_with_its_error(clock: 
         up(crashing, clock)
 
 
+def test_replicas_that_wait_for_a_node_keep_no_model_alive_that_cannot_be_loaded(clock: Clock) -> None:
+    """On a cluster of which others have all but one place."""
+    placed: list[FakeReplica] = []
+
+    def start(name: str) -> FakeReplica:
+        replica = FakeReplica(name, _loads(AWAY), _answer)
+        replica.is_placed = not any(not r.stopped for r in placed)
+        if replica.is_placed:
+            placed.append(replica)
+        return replica
+
+    pool = Pool(start, 20, 3600.0, "1 GPU")
+    began = clock.now
+
+    def step() -> None:
+        pool.pump()
+        for ref, member in list(pool._starting.items()):
+            if member.replica in placed:
+                pool.collect(ref)
+        clock.now += 0.25
+
+    step()
+    assert pool.waits_for == f"no replica is up; the last that failed: {AWAY}"
+    with pytest.raises(ModelError, match="503 Slow Down"):
+        while True:
+            step()
+    assert len(placed) == ends.MAX_START_FAILURES and clock.now - began < 10
+
+
+def test_a_replica_that_hangs_while_it_loads_is_replaced_and_one_without_a_node_waits(clock: Clock) -> None:
+    started: list[FakeReplica] = []
+    told: list[str] = []
+
+    def start(name: str) -> FakeReplica:
+        started.append(FakeReplica(name, lambda: ["node"], _answer))
+        started[-1].is_placed = name != "replica-3"
+        return started[-1]
+
+    pool = Pool(start, 3, 900.0, "1 CPU", tell=lambda kind, name, where, detail: told.append(f"{kind} {name} {detail}"))
+    pool.pump()
+    pool.collect(next(ref for ref, m in pool._starting.items() if m.name == "replica-1"))
+    clock.now += 1
+    pool.pump()
+    clock.now += 1000  # replica-3 waits for a node
+    started[2].is_placed = True
+    pool.pump()
+    clock.now += 1
+    pool.pump()
+    assert [r.name for r in started if r.stopped] == ["replica-2"]
+    assert told[-1] == "retry replica-2 it did not come up: its model was not loaded within 900 s"
+    clock.now += ends.PAUSE_S
+    pool.pump()
+    assert [r.name for r in started] == ["replica-1", "replica-2", "replica-3", "replica-4"]
+
+
+def test_a_call_hangs_by_the_measure_of_others_and_the_first_has_its_time(clock: Clock) -> None:
+    pool = _pool(_loads(), 3)
+    up(pool, clock)
+    batch = Batch(1, (Waiting(Decoded(Window("v", 0, 0, 8), (), (), 0.0, 0), object(), 0, 0, 0),))
+
+    def call(took_s: float) -> tuple[float | None, float]:
+        member = pool.next_free()
+        pool.watch(batch)
+        patience = pool.patience(member)
+        clock.now += took_s
+        assert pool.collect(next(ref for ref, m in pool._busy.items() if m is member)) is not None
+        return patience
+
+    assert call(120.0) == (None, 3600.0), "how long it takes, nobody knows yet"
+    for _ in range(40):
+        slow_s, hangs_s = call(1.0)
+    assert slow_s == pytest.approx(5.0, abs=0.1) and hangs_s == pytest.approx(20.0, abs=0.1)
+    pool._free.append(pool._free.pop(0))  # one that has not been called yet
+    assert call(100.0) == (5 * 120.0, 20 * 120.0)
+
+
 def test_a_model_that_was_up_before_is_given_more_than_one_try(clock: Clock) -> None:
     """The only replica ends, and the store of the weights is busy just then."""
     pool = _pool(_loads(None, AWAY, AWAY), 1)

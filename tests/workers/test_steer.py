@@ -71,6 +71,24 @@ def test_the_watchdog_names_what_has_not_moved_and_ends_what_hangs(monkeypatch: 
     assert dog.stuck == ()
 
 
+def test_the_watchdog_judges_what_has_a_measure_of_its_own_while_others_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    dog, told, ended = Watchdog(quiet_s=60.0), list[tuple[str, str]](), list[float]()
+    hangs = Suspect("watch", "a.mp4 window 1", "replica-1", 1000.0, 600.0, lambda: ended.append(now[0]), slow_s=100.0)
+    waits = Suspect("decode", "b.mp4", "no node has room", 1000.0, 600.0, lambda: ended.append(-1.0))
+    for windows in range(310):  # every two seconds, somebody answers
+        named = [s.what for s in dog.stuck]
+        assert named == ([] if now[0] <= 1100 else ["a.mp4 window 1"])
+        dog.look(windows, [hangs, waits], lambda kind, suspect, seconds: told.append((kind, suspect.what)))
+        now[0] += 2.0
+        if ended:
+            break
+    assert ended == [1602.0] and told == [("stuck", "a.mp4 window 1"), ("unstuck", "a.mp4 window 1")]
+    dog.look(1000, [], lambda *_: None)
+    assert dog.stuck == ()
+
+
 class _Log:
     """Fails the first `fails` times."""
 
