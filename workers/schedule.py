@@ -282,7 +282,8 @@ class Schedule:
 
     def _answer(self, work: Standing, answer: Answer) -> None:
         work.answers.append(answer)
-        self._fresh.append(answer)
+        if answer.replica:  # what is lost is not kept: whoever takes the video up again tries it again
+            self._fresh.append(answer)
         self._one_less(work)
 
     def _one_less(self, work: Standing) -> None:

@@ -262,6 +262,7 @@ def _play(bad: dict[int, str], windows: int, answering: bool = True) -> tuple[Wa
             _take(schedule, order, index)
         else:
             schedule.decoders.ended(order.number, now)
+        assert all(answer.replica for answer in schedule.fresh())
         while (batch := schedule.next_batch()) is not None:
             if answering:
                 schedule.answered(batch, [WindowEvents(w, ()) for w in batch.windows], "r")
