@@ -1,9 +1,7 @@
 """`--model vllm:ID`: vLLM's own engine in the replica's actor, with as many GPUs as there are ranks.
 
 The engine's Ray executor takes one GPU for each rank from the cluster that the run is on; experts are split between
-them (expert parallelism). Frames enter as they were sampled here, each with its own time: vLLM's Qwen3-VL tells a
-frame's time as its index over the video's rate, so the rate is 1000 and the index the time in milliseconds, and the
-engine is told not to sample again.
+them (expert parallelism). Frames enter as they were sampled here, each with its own time (qwen3_vl/vllm_video.py).
 
 Written against vLLM 0.33 (engine/arg_utils.py, model_executor/models/qwen3_vl.py, sampling_params.py); its extra pins
 another torch than ours, so it goes into an environment of its own: `pip install 'secondsight[vllm]'`.
@@ -36,13 +34,13 @@ from model.qwen3_vl.asking import (
 )
 from model.qwen3_vl.files import read_text_files
 from model.qwen3_vl.verify import DENSER, SecondLooks, Seen, answers_among
+from model.qwen3_vl.vllm_video import as_video
 from pipeline.errors import ModelError, UsageError
 from pipeline.event import WindowEvents
 from pipeline.frames import Frames
-from pipeline.plan import SECOND_US, Window, Windowing
+from pipeline.plan import Window, Windowing
 
 BEHAVIOUR_VERSION = 1
-TICKS = 1000  # a second, of the times that the engine is told
 PRECISIONS = {"auto": "auto", "bf16": "bfloat16", "float32": "float32"}
 
 
@@ -96,15 +94,8 @@ def engine_arguments(path: str, chosen: VllmSettings) -> dict[str, Any]:
 
 def shown(frames: Frames, times_us: Sequence[int]) -> tuple[Any, dict[str, Any]]:
     """A video as vLLM takes it: frames uint8 [T, H, W, 3], and what says when each was on screen."""
-    indices = [round(t * TICKS / SECOND_US) for t in times_us]
-    return frames.pixels, {
-        "fps": float(TICKS),
-        "frames_indices": indices,
-        "total_num_frames": max(indices[-1] + 1, len(indices)),
-        "duration": (indices[-1] + 1) / TICKS,
-        "video_backend": "secondsight",
-        "do_sample_frames": False,
-    }
+    pixels, told = as_video(frames.pixels, times_us)
+    return pixels, {**told, "video_backend": "secondsight"}
 
 
 class VllmFactory:

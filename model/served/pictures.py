@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from model.qwen3_vl.vllm_video import as_video
 from pipeline.plan import SECOND_US
 
 Encoding = Literal["jpeg", "png"]
 JPEG_QUALITY = 95
 GRID_FPS = 2  # of SGLang's sampling of videos
 _GRID_SLACK_US = 50_000  # half of the tenths of a second in which times are told
-_TICKS = 1000  # a second, of the times that vLLM is told
 
 
 def as_images(
@@ -36,20 +36,12 @@ def as_images(
 def as_vllm_video(
     pixels: npt.NDArray[np.uint8], times_us: Sequence[int], encoding: Encoding
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The message's part, and the further fields of the request: the frames are those to be seen, frame i was number
-    `frames_indices[i]` of a video of `fps` frames a second. With 1000 of them its time is exact to a millisecond."""
-    frames = ",".join(_base64(encoded(frame, encoding)) for frame in pixels)
-    indices = [round(t * _TICKS / SECOND_US) for t in times_us]
-    told = {
-        "num_frames": -1,
-        "fps": float(_TICKS),
-        "frames_indices": indices,
-        "total_num_frames": max(indices[-1] + 1, len(indices)),
-        "duration": (indices[-1] + 1) / _TICKS,
-        "do_sample_frames": False,
-    }
+    """The message's part, and the further fields of the request: the frames are those to be seen."""
+    shown, told = as_video(pixels, times_us)
+    frames = ",".join(_base64(encoded(frame, encoding)) for frame in shown)
     part = {"type": "video_url", "video_url": {"url": f"data:video/jpeg;base64,{frames}"}}
-    return [part], {"media_io_kwargs": {"video": told}, "mm_processor_kwargs": {"do_sample_frames": False}}
+    further = {"video": {"num_frames": -1, **told}}
+    return [part], {"media_io_kwargs": further, "mm_processor_kwargs": {"do_sample_frames": False}}
 
 
 def on_grid(times_us: Sequence[int]) -> bool:

@@ -17,7 +17,9 @@ import pytest
 
 from model.in_vllm import VllmSettings, engine_arguments, shown
 from model.interface import answers_of
+from model.qwen3_vl.answer import announced_us
 from model.registry import find_model
+from model.served.pictures import as_vllm_video
 from pipeline.errors import ModelError, UsageError
 from pipeline.frames import Frames
 from pipeline.plan import Window
@@ -55,6 +57,24 @@ def test_frames_keep_their_own_times() -> None:
     assert pixels.shape == (4, 32, 64, 3) and told["do_sample_frames"] is False
     assert np.abs(np.array(told["frames_indices"]) / told["fps"] - np.array(times) / S).max() <= 0.0005
     assert told["total_num_frames"] > told["frames_indices"][-1]
+
+
+def test_a_window_of_one_frame_is_a_video_that_the_models_processor_takes() -> None:
+    """It refuses less than a temporal patch of frames: transformers' own rule, which vLLM calls, over what is shown."""
+    smart_resize = pytest.importorskip("transformers.models.qwen3_vl.video_processing_qwen3_vl").smart_resize
+    with pytest.raises(ValueError, match="temporal_factor"):
+        smart_resize(1, 32, 64, 2, 32)
+    (part,), more = as_vllm_video(frames([2 * S]).pixels, [2 * S], "jpeg")
+    sent = part["video_url"]["url"].partition(",")[2].split(",")
+    pixels, told = shown(frames([2 * S]), [2 * S])
+    for count, facts in ((len(sent), more["media_io_kwargs"]["video"]), (len(pixels), told)):
+        assert smart_resize(count, 32, 64, 2, 32)[0] >= 32
+        assert facts["frames_indices"] == [2000, 2000] and facts["fps"] == 1000, (
+            "told as at 2.0 s, as announced_us says"
+        )
+        assert count == 2 <= facts["total_num_frames"]
+    assert sent[0] == sent[1] and (pixels[0] == pixels[1]).all()
+    assert announced_us([2 * S]) == [2 * S]
 
 
 def test_several_ranks_are_the_engines_own() -> None:
