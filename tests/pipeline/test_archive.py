@@ -216,9 +216,10 @@ def test_link_loops_end(tree: Path) -> None:
     assert names(tree, [str(tree)]) == [*VIDEOS, "linked/a.mp4"]
 
 
-def test_very_deep_directories_end(tmp_path: Path, web: Any) -> None:
+def test_very_deep_directories_end(tmp_path: Path, web: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.archive.DEEPEST", 10)
     deep = tmp_path
-    for _ in range(120):
+    for _ in range(12):
         deep = deep / "d"
     deep.mkdir(parents=True)
     (tmp_path / "a.mp4").write_bytes(b"x")

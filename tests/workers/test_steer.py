@@ -105,14 +105,17 @@ class _Log:
         raise AssertionError
 
 
-def test_a_full_disk_that_is_cleared_costs_nothing_and_one_that_is_not_ends_the_run() -> None:
+def test_a_full_disk_that_is_cleared_costs_nothing_and_one_that_is_not_ends_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("workers.commit.BACK_OFF_S", 0.01)
     done: list[Any] = []
     log: Any = _Log(1)
     committer = Committer(log, 10.0, done.extend)
     committer.add("video")  # type: ignore[arg-type]
     committer.finish()
     assert log.written == ["video"] == done and committer.retries == 1
-    hopeless = Committer(_Log(100), 0.5)
+    hopeless = Committer(_Log(100), 0.05)
     hopeless.add("video")  # type: ignore[arg-type]
     with pytest.raises(LogError, match="no space left"):
         hopeless.finish()
