@@ -1,4 +1,4 @@
-"""What finds the things that must not be seen: faces (dlib, YuNet), text (PP-OCR), QR and bar codes (OpenCV).
+"""What finds the things that must not be seen: faces (dlib, YuNet), text (PP-OCR), QR and linear bar codes (OpenCV).
 
 They are set to find too much rather than too little. Boxes are (left, top, right, bottom) in px.
 """
@@ -8,8 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.metadata
-from collections.abc import Callable
-from itertools import product
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.bars import whole
 from pipeline.errors import UsageError
 
 Picture = npt.NDArray[np.uint8]
@@ -29,10 +29,10 @@ _FACE_SIDE = 480  # px of the short side that faces are looked for in: YuNet fin
 _FRONTAL_SCORE = -0.2  # dlib's own is 0
 _FRONTAL_SIDE = 720  # px of the short side: it finds faces from 80 px on
 _TEXT = {"Det.limit_type": "min", "Det.limit_side_len": 736, "Det.thresh": 0.2, "Det.box_thresh": 0.3}
-
-
-#: Sizes at which codes are looked for: enlarged, small ones are found that a reader can still read.
+#: Sizes at which QR codes are looked for: enlarged, small ones are found that a reader can still read.
 _CODE_SCALES = (1, 3)
+#: And bar codes: the detector misses wide bars (3 px and more) and thin ones.
+_BAR_SCALES = (1 / 3, 0.75, 2)
 
 
 class Faces:
@@ -137,23 +137,36 @@ class Text:
 
 
 class Codes:
-    """OpenCV's detectors of QR codes and of bar codes (EAN, UPC), which need no weights."""
+    """OpenCV's detectors of QR codes and of linear bar codes (it reads EAN and UPC, and finds Code 128, 39 and 93, ITF,
+    Codabar and DataBar too), which need no weights. They find no PDF417, DataMatrix, Aztec or Micro QR code."""
 
     def __init__(self) -> None:
-        self._find = [cv2.QRCodeDetectorAruco().detectMulti, cv2.barcode.BarcodeDetector().detectMulti]
+        self._squares = cv2.QRCodeDetectorAruco().detectMulti
+        self._bars = cv2.barcode.BarcodeDetector().detectMulti
 
     def identity(self) -> dict[str, Any]:
-        return {"what": "codes", "opencv": cv2.__version__, "scales": _CODE_SCALES}
+        return {"what": "codes", "opencv": cv2.__version__, "scales": _CODE_SCALES, "bar_scales": _BAR_SCALES}
 
     def __call__(self, picture: Picture) -> list[Box]:
-        grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+        grey = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
         boxes = []
-        for scale, find in product(_CODE_SCALES, self._find):
-            there, corners = find(cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC))
-            for quad in np.asarray(corners, float).reshape(-1, 4, 2) / scale if there else ():
-                (left, top), (right, bottom) = quad.min(0), quad.max(0)
-                boxes.append(_box(left, top, right, bottom, 0.1 * (right - left), 0.1 * (bottom - top)))
+        for corners in _found(self._squares, grey, _CODE_SCALES):
+            (left, top), (right, bottom) = corners.min(0), corners.max(0)
+            boxes.append(_box(left, top, right, bottom, 0.1 * (right - left), 0.1 * (bottom - top)))
+        for corners in _found(self._bars, grey, _BAR_SCALES):
+            corners = whole(grey, corners)
+            (left, top), (right, bottom) = corners.min(0), corners.max(0)
+            boxes.append(_box(left, top, right, bottom, 0, 0))
         return boxes
+
+
+def _found(find: Callable[..., Any], grey: Picture, scales: Sequence[float]) -> Iterator[npt.NDArray[np.floating]]:
+    """The corners [4, 2] of each find, in a picture of each of these sizes."""
+    for scale in scales:
+        how = cv2.INTER_CUBIC if scale >= 1 else cv2.INTER_AREA
+        there, corners = find(cv2.resize(grey, None, fx=scale, fy=scale, interpolation=how))
+        if there:
+            yield from np.asarray(corners, float).reshape(-1, 4, 2) / scale
 
 
 Detector = Faces | FrontalFaces | Text | Codes

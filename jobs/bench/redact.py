@@ -3,8 +3,8 @@
     python -m jobs.bench.redact [--quick] [--json FILE] [--portraits FILE:LEFT,TOP,RIGHT,BOTTOM ...]
 
 A thing counts as hidden when 95% of its box is filled. "leaks": things of which a reader of text (the same PP-OCR that
-`--model signals` reads with) or of codes (OpenCV) still gets anything out of the redacted frame, of those that it gets
-something out of in the frame before.
+`--model signals` reads with), of QR codes or of bar codes (OpenCV) still gets anything out of the redacted frame, of
+those that it gets something out of in the frame before. Bar codes are EAN-13, upright and turned.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from jobs.bench import bar_codes
+from jobs.bench.bar_codes import with_check
 from jobs.bench.redact_faces import installed_portraits, measure_faces, portrait, print_faces
 from pipeline.detectors import Box
 from pipeline.redact import Redactor, covered, hidden_at, parse
@@ -30,6 +32,7 @@ Picture = npt.NDArray[np.uint8]
 
 _STEP_US = 500_000
 _HIDDEN = 0.95
+_BARS_HIGH = 0.45  # of their width
 _WORDS = (
     "AB 123 CD",
     "Maria Keller",
@@ -44,7 +47,8 @@ _WORDS = (
 
 @dataclass
 class Thing:
-    """What is drawn: text or a code, `px` high, moving `dx`, `dy` px from frame to frame."""
+    """What is drawn: text, a QR code (codes) or a bar code (bars), `px` high, moving `dx`, `dy` px from frame to frame;
+    bar codes turned by `degrees`."""
 
     kind: str
     said: str
@@ -53,6 +57,7 @@ class Thing:
     y: float
     dx: float
     dy: float
+    degrees: int = 0
 
 
 @dataclass
@@ -75,7 +80,8 @@ class Result:
 def scenes(
     count: int, length: int, size: tuple[int, int], seed: int = 3
 ) -> Iterator[list[tuple[Picture, list[Thing]]]]:
-    """`count` scenes of `length` frames: soft moving colours, grain, things that move, all through JPEG's mill."""
+    """`count` scenes of `length` frames with text and a QR code, then as many with a bar code: soft moving colours,
+    grain, things that move, all through JPEG's mill."""
     random = np.random.default_rng(seed)
     width, height = size
     for number in range(count):
@@ -88,24 +94,39 @@ def scenes(
                 x, y = random.uniform(0.55, 0.7) * width, random.uniform(0.45, 0.6) * height
                 x, y = min(x, width - px - 8 * length), min(y, height - px - 8 * length)  # inside for as long
             things.append(Thing(kind, said, px, x, y, *random.uniform(-8, 8, 2)))
-        coarse = random.integers(40, 215, (6, 9, 3)).astype(np.uint8)
-        light = bool(random.integers(2))
-        frames = []
-        for at in range(length):
-            shift = np.array([[1, 0, 2 * at], [0, 1, at]], np.float32)
-            soft = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
-            soft = cv2.warpAffine(soft, shift, (width, height), borderMode=cv2.BORDER_REFLECT)
-            grain = random.normal(0, 6, (height, width, 1))
-            picture: Picture = np.clip(soft + grain, 0, 255).astype(np.uint8)
-            for thing in things:
-                _draw(picture, thing, at, light)
-            data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 60])[1]
-            frames.append((np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)[..., ::-1], things))
-        yield frames
+        yield _scene(things, length, size, random)
+    for number in range(count):
+        px, degrees = (43, 64, 86)[number % 3], (0, 10, 90, 0, 45)[number // 3 % 5]
+        said = with_check(f"{4006381 + number:07d}{int(random.integers(10**5)):05d}")
+        centre = width / 2 + random.uniform(-0.08, 0.08) * width, height / 2
+        yield _scene([Thing("bars", said, px, *centre, *random.uniform(-4, 4, 2), degrees=degrees)], length, size, random)
+
+
+def _scene(
+    things: list[Thing], length: int, size: tuple[int, int], random: np.random.Generator
+) -> list[tuple[Picture, list[Thing]]]:
+    coarse = random.integers(40, 215, (6, 9, 3)).astype(np.uint8)
+    light = bool(random.integers(2))
+    frames = []
+    for at in range(length):
+        shift = np.array([[1, 0, 2 * at], [0, 1, at]], np.float32)
+        soft = cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
+        soft = cv2.warpAffine(soft, shift, size, borderMode=cv2.BORDER_REFLECT)
+        grain = random.normal(0, 6, (size[1], size[0], 1))
+        picture: Picture = np.clip(soft + grain, 0, 255).astype(np.uint8)
+        for thing in things:
+            _draw(picture, thing, at, light)
+        data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 60])[1]
+        frames.append((np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)[..., ::-1], things))
+    return frames
 
 
 def _draw(picture: Picture, thing: Thing, at: int, light: bool) -> None:
     left, top, right, bottom = box_of(thing, at)
+    if thing.kind == "bars":
+        x, y = thing.x + at * thing.dx, thing.y + at * thing.dy
+        bar_codes.draw(picture, thing.said, thing.px / _BARS_HIGH, thing.px, x, y, thing.degrees)
+        return
     if thing.kind == "text":
         ink = (245, 245, 240) if light else (15, 15, 20)
         area = picture[max(0, top - 3) : bottom + 3, max(0, left - 5) : right + 5]
@@ -119,6 +140,12 @@ def _draw(picture: Picture, thing: Thing, at: int, light: bool) -> None:
 
 def box_of(thing: Thing, at: int) -> Box:
     """The box of a thing's ink (capital letters) in frame `at`."""
+    if thing.kind == "bars":
+        across, along = (f(np.radians(thing.degrees)) for f in (np.cos, np.sin))
+        half = np.array([across + along * _BARS_HIGH, along + across * _BARS_HIGH]) * thing.px / _BARS_HIGH / 2
+        centre = np.array([thing.x + at * thing.dx, thing.y + at * thing.dy])
+        (left, top), (right, bottom) = np.round(centre - half).astype(int), np.round(centre + half).astype(int)
+        return int(left), int(top), int(right), int(bottom)
     left, top = round(thing.x + at * thing.dx), round(thing.y + at * thing.dy)
     wide = thing.px
     if thing.kind == "text":
@@ -152,7 +179,7 @@ def measure(redactor: Redactor, count: int, length: int, size: tuple[int, int]) 
                 tally.held += _share(picture, held[at], box_of(thing, at)) >= _HIDDEN
                 if reader(picture, thing, box_of(thing, at)):
                     tally.readable += 1
-                    tally.leaks += reader(held[at], thing, box_of(thing, at))
+                    tally.leaks += any(reader(p, thing, box_of(thing, at)) for p in (alone, held[at]))
     return result
 
 
@@ -171,7 +198,7 @@ class _Reader:
     def __init__(self) -> None:
         from model.signals.text_reader import TextReader
 
-        self._text, self._code = TextReader(), cv2.QRCodeDetector()
+        self._text, self._code, self._bars = TextReader(), cv2.QRCodeDetector(), cv2.barcode.BarcodeDetector()
 
     def __call__(self, picture: Picture, thing: Thing, box: Box) -> bool:
         left, top, right, bottom = box
@@ -179,6 +206,8 @@ class _Reader:
         part = np.ascontiguousarray(cv2.resize(part, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC))
         if thing.kind == "codes":
             return bool(self._code.detectAndDecode(part[..., ::-1].copy())[0])
+        if thing.kind == "bars":
+            return any(any(self._bars.detectAndDecodeMulti(p)[1] or ()) for p in (part, part[::2, ::2].copy()))
         wanted = set(thing.said.casefold()) - {" "}
         read = set("".join(line.text for line in self._text.read(part)).casefold())
         return len(wanted & read) > len(wanted) / 2

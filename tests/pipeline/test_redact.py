@@ -53,6 +53,38 @@ def test_text_and_codes_are_gone(hider: Redactor) -> None:
     assert before is not after and (before == page()).all()
 
 
+@pytest.mark.parametrize(
+    ("degrees", "sizes"),
+    [
+        (0, [(95, 42), (142, 99), (237, 106), (285, 60), (380, 60)]),
+        (8, [(142, 64), (285, 60)]),
+        (45, [(190, 86)]),
+        (90, [(142, 64), (285, 60)]),
+    ],
+)
+def test_bar_codes_are_hidden_to_the_last_row(degrees: float, sizes: list[tuple[int, int]]) -> None:
+    """Each row of bars that stays open tells the whole number. On plain grounds and on uneven ones."""
+    from jobs.bench.bar_codes import draw, with_check
+
+    hide, reader, random = redactor(("codes",)), cv2.barcode.BarcodeDetector(), np.random.default_rng(7)
+    uneven = cv2.resize(random.integers(60, 200, (6, 9)).astype(np.uint8), (640, 360), interpolation=cv2.INTER_CUBIC)
+    readable = 0
+    for wide, high in sizes:
+        for ground in (np.full((360, 640), 120, np.uint8), uneven):
+            picture = ground.copy()
+            bars = draw(picture, with_check(f"4006381{wide:05d}"), wide, high, 320, 180, degrees)
+            before = np.ascontiguousarray(np.repeat(picture[..., None], 3, 2))
+            boxes = hide.boxes(before)
+            hidden = np.zeros_like(bars)
+            for left, top, right, bottom in boxes:
+                hidden[max(0, top) : max(0, bottom), max(0, left) : max(0, right)] = True
+            assert hidden[bars].all(), f"{wide}x{high}: {1 - hidden[bars].mean():.1%} of it are open"
+            assert hidden.sum() < 6 * bars.sum() + 2000 or degrees == 45
+            readable += bool(any(reader.detectAndDecodeMulti(before)[1] or ()))
+            assert not any(reader.detectAndDecodeMulti(covered(before, boxes))[1] or ())
+    assert readable, "else this shows nothing"
+
+
 def test_what_is_filled_says_nothing_of_what_was_there() -> None:
     random = np.random.default_rng(0)
     picture = random.integers(0, 255, (40, 60, 3)).astype(np.uint8)
