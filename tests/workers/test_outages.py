@@ -122,6 +122,20 @@ def test_storage_that_stays_away_ends_the_run_and_blames_no_video() -> None:
     assert lone.play()["v0"].status == "done"
 
 
+def test_a_run_says_that_it_waits_for_storage(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    observer: Any = SimpleNamespace(wants_traces=False, event=told.append, snapshot=lambda progress: None)
+    run = _flow(monkeypatch, observers=[observer])
+    for name in ("a", "b", "c"):
+        run._archive.failed(name, "HTTP 503", False, 1.0)
+    run._report()
+    assert run.progress.waits_for == "the archive's store cannot be reached: HTTP 503"
+    assert [(e.kind, e.detail) for e in told] == [("waiting", run.progress.waits_for)]
+    run._archive.over()
+    run._report(last=True)
+    assert run.progress.waits_for == ""
+
+
 def test_fingerprints_wait_for_a_store_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, started = Clock(monkeypatch), Counter[str]()
     monkeypatch.setattr(identify, "ray", SimpleNamespace(get=lambda ref: ref.value))
