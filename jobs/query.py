@@ -87,7 +87,7 @@ def main(args: argparse.Namespace) -> int:
         return 0
     many = args.video is None or len(matches) > 1
     reached = _reached(matches, args) if many else matches
-    answers = [(match, _answer(query, match, wanted, args)) for match in reached]
+    answers = list(query.each(reached, lambda match: _answer(query, match, wanted, args)))
     if args.format == "table":
         _show(query, answers, wanted, args, many)
     else:

@@ -75,16 +75,20 @@ class Finding:
             self._looked_at = time.monotonic()
             self._updating = None
 
-    def find(self, text: str, *, mode: Mode, video: str | None, run: str | None, **only: Any) -> dict[str, Any]:
+    def find(
+        self, text: str, *, mode: Mode, video: Sequence[str] | None, run: str | None, **only: Any
+    ) -> dict[str, Any]:
         """A page of hits, and how they were found. Raises Problem 404 for an unknown video or run."""
         search = self._index()
-        video_id = None if video is None else self._archive.find(video, run).entry.video_id
+        videos = None if video is None else [self._archive.find(name, run).entry.video_id for name in video]
         run_id = None if run is None else self._archive.run(run)["run_id"]
-        hits = search.find(text, mode=mode, video=video_id, run=run_id, **only)
+        hits = search.find(text, mode=mode, video=videos, run=run_id, **only)
         by = mode if mode != "auto" else "words" if search.embedder is None else "both"
         return {"hits": [_said(hit) for hit in hits], "mode": by}
 
-    def ask(self, question: str, *, until: float, video: Sequence[str] | None, run: str | None, **only: Any) -> Any:
+    def ask(
+        self, question: str, *, until: float, video: Sequence[str] | None, run: str | None, **only: Any
+    ) -> dict[str, Any]:
         """The events that answer a question, put into words where there is a model that does it before `until`
         (monotonic). Raises Problem 404 for an unknown video or run."""
         from pipeline.search.answer import answer

@@ -26,7 +26,7 @@ async def search(
     site: SiteOf,
     q: Annotated[str, Query(min_length=1, max_length=1000, description="words, or what is meant")],
     mode: Annotated[Literal["auto", "words", "meaning", "both"], Query()] = "auto",
-    video: Annotated[str | None, Query(min_length=1, max_length=4096)] = None,
+    video: Videos = None,
     kind: KindList = None,
     start: Time | None = None,
     end: Time | None = None,

@@ -291,6 +291,10 @@ def test_search_and_its_pages(client: Any) -> None:
         "/api/search", params={"q": "circle", "run": "run-a", "video": "harbour.mp4", "start": "5"}
     ).json()
     assert [h["event"]["start_us"] for h in found["hits"]] == [4 * S]
+    both = client.get("/api/search?q=circle&video=harbour.mp4&video=night%20bus.mp4").json()["hits"]
+    assert [(h["event"]["text"], h["event"]["run_id"]) for h in both] == [
+        ("a red circle appears", "run-a"), ("a red circle appears", "run-b")
+    ]  # fmt: skip
     refused(client.get("/api/search?q=circle&video=nope.mp4"), 404, "unknown_video")
     refused(client.get("/api/search?q=circle&run=nope"), 404, "unknown_run")
 

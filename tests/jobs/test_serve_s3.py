@@ -47,6 +47,8 @@ def test_log_and_videos_in_an_object_store(tmp_path: Path, make_clip: Any, monke
         with TestClient(app, base_url="http://127.0.0.1") as client:
             said = client.get("/api/at", params={"video": uri, "t": "1"}).json()
             assert [e["text"] for e in said["events"]][:1] == ["a red circle appears"]
+            firsts = client.get("/api/first?kind=text").json()["events"]  # of both, side by side
+            assert [(e["video"], e["text"]) for e in firsts] == [(uri, "HARBOUR"), (outside, "HARBOUR")]
             path = f"/api/videos/{video_id}"
             part = client.get(f"{path}/media", headers={"Range": "bytes=100-299"})
             assert part.status_code == 206 and part.content == data[100:300]
