@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,32 +112,32 @@ def test_what_may_be_meant(snapshot: Snapshot) -> None:
 
 
 @contextmanager
-def most_at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """[the most reads at one time], where each takes 5 ms."""
-    read, lock, now, most = LocalStore.read, threading.Lock(), [0], [0]
+def waits_for(others: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Each read of a data file waits, a second at most, until so many are under way: then the event is set."""
+    read, lock, begun, together = LocalStore.read, threading.Lock(), [0], threading.Event()
 
-    def slow(self: LocalStore, path: str, start: int = 0, length: int | None = None) -> bytes:
-        with lock:
-            now[0] += 1
-            most[0] = max(most[0], now[0])
-        time.sleep(0.005)
-        with lock:
-            now[0] -= 1
+    def waiting(self: LocalStore, path: str, start: int = 0, length: int | None = None) -> bytes:
+        if path.startswith("record="):
+            with lock:
+                begun[0] += 1
+                if begun[0] >= others:
+                    together.set()
+            assert together.wait(1), "one after the other"
         return read(self, path, start, length)
 
     with monkeypatch.context() as patch:
-        patch.setattr(LocalStore, "read", slow)
-        yield most
+        patch.setattr(LocalStore, "read", waiting)
+        yield together
 
 
 def test_files_are_read_many_at_once(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
     """In an object store each is a request's time."""
-    with most_at_once(monkeypatch) as most:
+    with waits_for(COMMITS, monkeypatch) as together:
         assert select(snapshot, "select count(*) as n from events").to_pylist() == [{"n": 2 * COMMITS}]
-    assert most[0] >= COMMITS / 2
-    with most_at_once(monkeypatch) as most:
+    assert together.is_set()
+    with waits_for(COMMITS, monkeypatch) as together:
         assert snapshot.table("videos", ["video_id"]).num_rows == COMMITS
-    assert most[0] >= COMMITS / 2
+    assert together.is_set()
 
 
 @pytest.mark.parametrize("piece", [1, 100, 3000])
