@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from jobs.bench import bar_codes
 from jobs.bench.bar_codes import with_check
-from jobs.bench.redact_faces import installed_portraits, measure_faces, portrait, print_faces
+from jobs.bench.redact_faces import FRAMES, installed_portraits, measure_faces, portrait, print_faces
 from pipeline.detectors import Box
 from pipeline.redact import Redactor, covered, hidden_at, parse
 
@@ -98,8 +98,10 @@ def scenes(
     for number in range(count):
         px, degrees = (43, 64, 86)[number % 3], (0, 10, 90, 0, 45)[number // 3 % 5]
         said = with_check(f"{4006381 + number:07d}{int(random.integers(10**5)):05d}")
-        centre = width / 2 + random.uniform(-0.08, 0.08) * width, height / 2
-        yield _scene([Thing("bars", said, px, *centre, *random.uniform(-4, 4, 2), degrees=degrees)], length, size, random)
+        x, y = width * random.uniform(0.42, 0.58), height / 2
+        dx, dy = random.uniform(-4, 4, 2).tolist()
+        bars = Thing("bars", said, px, x, y, dx, dy, degrees)
+        yield _scene([bars], length, size, random)
 
 
 def _scene(
@@ -245,10 +247,13 @@ def main() -> None:
         }
     people = [portrait(said) for said in (installed_portraits() if args.portraits is None else args.portraits)]
     if people:
-        print_faces(faces := measure_faces(Redactor(parse(args.faces)), people, 2 if args.quick else 20))
-        told["faces"] = faces
+        told["faces"] = {}
+        for size in FRAMES[:1] if args.quick else FRAMES:
+            faces = measure_faces(Redactor(parse(args.faces)), people, 2 if args.quick else 20, size)
+            print_faces(faces, size)
+            told["faces"][f"{size[0]}x{size[1]}"] = faces
     else:
-        print("\nfaces: not measured (pip install scikit-image matplotlib, which have a portrait each, or --portraits)")
+        print("\nfaces: not measured (pip install --no-deps scikit-image matplotlib: a portrait each; or --portraits)")
     if args.json:
         args.json.write_text(json.dumps(told, indent=1) + "\n")
 

@@ -1,7 +1,8 @@
 """How many faces are hidden: photographs of a face at many sizes in generated scenes, mirrored, lit and blurred.
 
 For `python -m jobs.bench.redact --portraits FILE:LEFT,TOP,RIGHT,BOTTOM ...`: photographs with one face each and its box
-(brows to chin, ear to ear) in px. Two in the public domain come inside wheels (`IN_WHEELS`).
+(brows to chin, ear to ear) in px. Two in the public domain come inside wheels (`IN_WHEELS`), of which nothing is
+imported: `pip install --no-deps scikit-image matplotlib`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from pipeline.redact import Redactor, covered
 
 Picture = npt.NDArray[np.uint8]
 Portrait = tuple[Picture, Box]
-SIZES = (20, 28, 40, 56, 80, 120, 180)  # px of a face's height, in a picture of 640 x 360
+FRAMES = ((640, 360), (398, 224))
+#: Heights of a face, of the picture's height.
+SIZES = (1 / 18, 1 / 13, 1 / 9, 1 / 6.4, 1 / 4.5, 1 / 3, 1 / 2)
 _HIDDEN = 0.95
 #: By module: the file of a portrait in the public domain (NASA; United States Navy), and the box of its face.
 IN_WHEELS = {
@@ -52,15 +55,17 @@ def portrait(told: str) -> Portrait:
     return np.ascontiguousarray(picture[..., ::-1]).astype(np.uint8), (left, top, right, bottom)
 
 
-def measure_faces(redactor: Redactor, people: list[Portrait], count: int, seed: int = 5) -> dict[str, dict[str, float]]:
-    """By height of the face: how many were shown (`count` of each portrait), the share hidden whole, and the share of
-    the picture filled beside them."""
+def measure_faces(
+    redactor: Redactor, people: list[Portrait], count: int, size: tuple[int, int] = FRAMES[0], seed: int = 5
+) -> dict[str, dict[str, float]]:
+    """By height of the face in pictures of `size`: how many were shown (`count` of each portrait), the share hidden
+    whole, and the share of the picture filled beside them."""
     random = np.random.default_rng(seed)
     told: dict[str, dict[str, float]] = {}
-    for px in SIZES:
+    for px in (round(size[1] * share) for share in SIZES):
         hidden, beside = [], []
         for person in people * count:
-            picture, (left, top, right, bottom) = scene(person, px, random)
+            picture, (left, top, right, bottom) = scene(person, px, random, size)
             after = covered(picture, redactor.boxes(picture))
             changed = (after != picture).any(2)
             hidden.append(changed[top:bottom, left:right].mean() >= _HIDDEN)
@@ -71,8 +76,10 @@ def measure_faces(redactor: Redactor, people: list[Portrait], count: int, seed: 
     return told
 
 
-def scene(person: Portrait, px: int, random: np.random.Generator) -> tuple[Picture, Box]:
-    """A face of `px` height somewhere in a soft picture of 640 x 360, and its box there."""
+def scene(
+    person: Portrait, px: int, random: np.random.Generator, size: tuple[int, int] = FRAMES[0]
+) -> tuple[Picture, Box]:
+    """A face of `px` height somewhere in a soft picture of `size`, and its box there."""
     whole, (left, top, right, bottom) = person
     high, wide = bottom - top, right - left
     cut = max(0, top - high // 2), min(whole.shape[0], bottom + high // 2)
@@ -85,19 +92,18 @@ def scene(person: Portrait, px: int, random: np.random.Generator) -> tuple[Pictu
         head = head[:, ::-1]
         box[[0, 2]] = head.shape[1] - box[[2, 0]]
     head = (255 * (head / 255) ** random.uniform(0.6, 1.7)).astype(np.float32)
-    picture = cv2.resize(
-        random.integers(40, 215, (6, 9, 3)).astype(np.uint8), (640, 360), interpolation=cv2.INTER_CUBIC
-    )
-    y = int(random.integers(0, max(1, 360 - head.shape[0])))
-    x = int(random.integers(0, max(1, 640 - head.shape[1])))
-    high, wide = min(360 - y, head.shape[0]), min(640 - x, head.shape[1])
+    picture = cv2.resize(random.integers(40, 215, (6, 9, 3)).astype(np.uint8), size, interpolation=cv2.INTER_CUBIC)
+    y = int(random.integers(0, max(1, size[1] - head.shape[0])))
+    x = int(random.integers(0, max(1, size[0] - head.shape[1])))
+    high, wide = min(size[1] - y, head.shape[0]), min(size[0] - x, head.shape[1])
     picture[y : y + high, x : x + wide] = head[:high, :wide]
     data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 60])[1]
     shown = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)[..., ::-1]
-    return np.ascontiguousarray(shown), (x + int(box[0]), y + int(box[1]), x + int(box[2]), min(360, y + int(box[3])))
+    face = x + int(box[0]), y + int(box[1]), x + int(box[2]), min(size[1], y + int(box[3]))
+    return np.ascontiguousarray(shown), face
 
 
-def print_faces(told: dict[str, dict[str, Any]]) -> None:
-    print(f"\n{'face':<10}{'shown':>7}{'hidden':>9}{'filled beside it':>18}")
-    for size, figures in told.items():
-        print(f"{size:<10}{figures['shown']:>7}{figures['hidden']:>9.1%}{figures['beside']:>18.1%}")
+def print_faces(told: dict[str, dict[str, Any]], size: tuple[int, int]) -> None:
+    print(f"\nfaces in {size[0]}x{size[1]}\n{'face':<10}{'shown':>7}{'hidden':>9}{'filled beside it':>18}")
+    for high, figures in told.items():
+        print(f"{high:<10}{figures['shown']:>7}{figures['hidden']:>9.1%}{figures['beside']:>18.1%}")

@@ -289,3 +289,33 @@ def test_plot_of_a_video_that_may_not_be_shown(served: Served, tmp_path: Path) -
     with TestClient(create_app(Settings(str(served.log), roots=(str(tmp_path),)))) as client:
         drawn = client.get("/api/videos/harbour.mp4/plot?run=run-a").text
     assert "HARBOUR" in drawn and "<image" not in drawn
+
+
+def test_no_picture_of_a_video_of_which_a_run_hid_something(served: Served, tmp_path: Path) -> None:
+    """Whichever run hid it, and whichever route is asked: the other run's video of the same log is shown."""
+    from pipeline.log import EventLog, RunRecord, VideoResult
+
+    log = tmp_path / "log"
+    shutil.copytree(served.log, log)
+    writer = EventLog.open(str(log))
+    config = {"sampling": {"redact": {"version": 3, "detectors": [{"what": "text"}, {"what": "codes"}]}}}
+    host = {"archive": [str(served.archive)]}
+    writer.begin_run(RunRecord("run-c", "c9", config, "m", "w", "0", host, 10**15 - S))
+    path = served.archive / "harbour.mp4"
+    writer.commit(
+        [VideoResult(served.ids[path.name], "run-c", "c9", (str(path),), 1, "done", duration_us=6 * S, offset_us=0)]
+    )
+    writer.finish_run("run-c", {}, "done")
+    routes = ("still?t=1", "media", "media?container=mp4", "clip?start=1&end=2", "sheet", "segment?n=0")
+    with TestClient(create_app(Settings(str(log), hosts=("testserver",)))) as client:
+        for route in routes:
+            answer = client.get(f"/api/videos/harbour.mp4/{route}")
+            assert refused(answer, 403), route
+            assert "run run-c hid text, codes in it" in answer.text and "secondsight frame" in answer.text
+            assert client.get(f"/api/videos/night bus.mp4/{route}").status_code in (200, 206), route
+        assert client.head("/api/videos/harbour.mp4/media").status_code == 403
+        assert b"<image" not in client.get("/api/videos/harbour.mp4/plot").content
+        assert b"<image" in client.get("/api/videos/night bus.mp4/plot").content
+        play = client.get(f"/api/videos/{served.ids['harbour.mp4']}").json()["play"]
+        assert play["how"] == "none" and play["segments"] is None and "run-c hid text" in play["reason"]
+        assert client.get("/api/at?video=harbour.mp4&t=1&run=run-a").json()["events"], "what it says is no picture"

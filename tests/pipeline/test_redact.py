@@ -295,3 +295,19 @@ def test_faces_without_weights_are_found_by_dlib_or_refused(monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "dlib", None)
     with pytest.raises(UsageError, match=r"secondsight\[faces\]"):
         detector("faces")
+
+
+@pytest.mark.parametrize(("size", "px"), [((640, 360), 56), ((398, 224), 34)])
+def test_a_photographed_face_is_hidden_whole(size: tuple[int, int], px: int) -> None:
+    from jobs.bench.redact_faces import installed_portraits, portrait, scene
+
+    pytest.importorskip("dlib")
+    people = installed_portraits()
+    if not people:
+        pytest.skip("no portrait here: pip install --no-deps scikit-image (or matplotlib)")
+    hide = redactor(("faces",))
+    for number, person in enumerate(people):
+        picture, (left, top, right, bottom) = scene(portrait(person), px, np.random.default_rng(number), size)
+        face = (hide.picture(picture) != picture).any(2)[top:bottom, left:right]
+        assert face.mean() > 0.95
+        assert (hide.picture(picture) == picture).all(2).mean() > 0.8, "and little else"
