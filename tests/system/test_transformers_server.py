@@ -1,4 +1,4 @@
-"""`transformers serve` with the bundled checkpoint: what a served model answers is what the same weights answer in this
+"""`transformers serve` with the bundled checkpoint: a whole job has the answers that the same weights give in this
 process to the same pictures and times, and a server that is killed and comes back costs nothing.
 
 The checkpoint learned from videos, whose frames are seen in pairs; as images it makes mistakes, the same on both sides.
@@ -8,10 +8,9 @@ Skipped where what the server needs is not installed (the `dev` extra has it).
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,19 +22,19 @@ MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"transformers serve needs {', '.join(MISSING)}")
 
 from jobs.demo.archive import Film, write_archive  # noqa: E402
+from jobs.run import run  # noqa: E402
 from model.bundled import FOLDER  # noqa: E402
 from model.qwen3_vl.asking import prompt_of  # noqa: E402
 from model.registry import find_model  # noqa: E402
 from pipeline.decode.windows import decode_windows  # noqa: E402
-from pipeline.errors import ModelError  # noqa: E402
-from pipeline.event import WindowEvents  # noqa: E402
 from pipeline.probe import probe  # noqa: E402
 from tests.system.serve_transformers import WANTS_PATCH, WITHOUT_VIDEOS  # noqa: E402
 from tests.system.server_process import ServerProcess  # noqa: E402
 
 #: From a seed that training never saw; 16 s make three windows.
 FILM = Film("unseen.mp4", "MARKET", 16, 320, 180, Fraction(25), gop=50)
-SETTINGS: dict[str, Any] = {"prompt": str(FOLDER / "world.toml"), "pictures": "png", "max_tokens": 512}
+PROMPT = str(FOLDER / "world.toml")
+SETTINGS: dict[str, Any] = {"pictures": "png", "max_tokens": 512}
 
 
 class Server(ServerProcess):
@@ -62,11 +61,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def windows(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("archive")
     write_archive(folder, seed=900_777, films=[FILM])
-    path = folder / FILM.file
-    video = probe(str(path), path.stat().st_size, FILM.file, (str(path),))
+    return folder / FILM.file
+
+
+@pytest.fixture(scope="module")
+def windows(film: Path) -> list[Any]:
+    """With their frames, as a run has them."""
+    video = probe(str(film), film.stat().st_size, FILM.file, (str(film),))
     profile = find_model("bundled").profile({})
     count = profile.windowing.count(video.duration_us)
     those = [profile.windowing.window(FILM.file, i, video.duration_us) for i in range(count)]
@@ -74,14 +78,14 @@ def windows(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def in_process(windows: list[Any], server: Server) -> list[str]:
+def in_process(server: Server, windows: list[Any]) -> list[str]:
     """What transformers' own model and processor answer here, while the server comes up."""
     import torch
     from PIL import Image
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers.models.qwen3_vl import Qwen3VLProcessor
 
-    prompt, system_text = prompt_of(SETTINGS["prompt"])
+    prompt, system_text = prompt_of(PROMPT)
     with pytest.MonkeyPatch.context() as patch:
         if WANTS_PATCH:
             patch.setattr(Qwen3VLProcessor, "get_attributes", WITHOUT_VIDEOS)
@@ -105,39 +109,29 @@ def in_process(windows: list[Any], server: Server) -> list[str]:
     return answers
 
 
-def test_it_answers_what_the_model_answers_in_process_and_survives_kill_9(
-    server: Server, windows: list[Any], in_process: list[str]
+def test_a_whole_job_says_what_the_model_says_in_process_and_survives_kill_9(
+    server: Server, film: Path, in_process: list[str], ray_session: None, read_log: Any, tmp_path: Path
 ) -> None:
+    """The server is killed after the first window and started again; no window is lost or watched twice."""
     server.wait()
-    factory: Any = find_model(server.spec)
-    identity = factory.profile(SETTINGS).identity
-    assert identity.settings["server"]["dialect"] == "transformers" and identity.settings["frames"] == "images"
-    model = factory.load(SETTINGS)
-    answers = model.watch(windows)
-    assert [answer.window for answer in answers] == [window for window, _ in windows]
-    assert [answer.answer for answer in answers] == in_process and len(set(in_process)) == len(windows)
-    assert sum(len(answer.events) for answer in answers) > 2
-    for answer in answers:
-        assert all(0 <= event.start_us <= event.end_us <= 8_000_000 for event in answer.events)
+    log, killed = tmp_path / "log", list[int]()
+    asked: dict[str, Any] = {"model": server.spec, "prompt": PROMPT, "settings": SETTINGS, "replicas": 1}
 
-    before, until = model.report()["requests"], time.monotonic() + 300
+    def disturb(progress: Any) -> None:
+        if progress.windows and not killed:
+            killed.append(progress.windows)
+            server.kill()
+            server.start()
 
-    def patiently() -> list[WindowEvents]:
-        while True:
-            try:
-                return list(model.watch(windows))
-            except ModelError:  # that it is away: the run sends the same windows again
-                if time.monotonic() > until:
-                    raise
-
-    with ThreadPoolExecutor(1) as other:
-        asking = other.submit(patiently)
-        while model.report()["requests"] == before:
-            time.sleep(0.01)
-        server.kill()
-        server.start()
-        found = asking.result(300)
-    assert [answer.answer for answer in found] == in_process
-    assert model.report()["retries"] > 0
-    assert find_model(server.spec).profile(SETTINGS).identity == identity  # nothing is watched again
-    model.close()
+    summary = run(str(film), str(log), **asked, on_progress=disturb)
+    assert killed and killed[0] < len(in_process), "the server was killed in the middle"
+    assert (summary.videos, summary.windows, summary.failed, summary.quarantined) == (1, len(in_process), 0, 0)
+    assert summary.totals["model"]["retries"] > 0 and summary.totals["replica_deaths"] == 0
+    windows = sorted(read_log(log, "windows"), key=lambda row: row["window"])
+    assert [row["answer"] for row in windows] == in_process and len(set(in_process)) == len(in_process)
+    (run_row,) = read_log(log, "runs")
+    told = json.loads(run_row["config"])["model"]["settings"]
+    assert told["server"]["dialect"] == "transformers" and told["frames"] == "images"
+    assert len(read_log(log, "events")) > 2
+    again = run(str(film), str(log), **asked)  # the same identity: nothing is watched again
+    assert (again.already, again.run_id) == (1, "")
