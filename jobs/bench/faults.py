@@ -9,7 +9,8 @@ server on loopback (moto) behind a proxy; the log lies on a small file system of
 one (root). While `secondsight run` works, the schedule kills decode workers, replicas, the driver and nodes (others
 join), makes the store answer 503, cut connections in the middle or stall, and fills the log's disk. Every fifth run is
 watched by a Qwen3-VL mixture of experts (the bundled checkpoint) in a gang of two ranks on CPUs, and one of those is
-killed. A killed driver is started again with the same command. In the end the log must equal, row for row, that of a
+killed. A killed driver is started again with the same command. A worker is killed, and the store mended, once the fault has
+met something; what each met is told. In the end the log must equal, row for row, that of a
 run that nobody disturbed (jobs/bench/crash.py says which columns); or the videos that differ are named as failed, and
 `run --retry-failed` makes it equal. Rows are read by delta-rs and pyarrow.
 """
@@ -22,28 +23,25 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from jobs.bench.breakable import Proxy, s3, small_disk
 from jobs.bench.crash import MODEL, VISION, differences, make_archive, read_all, rows
+from jobs.bench.raylets import World
 from model.bundled import FOLDER
 
 Kind = Literal["decoder", "replica", "rank", "driver", "node", "503", "cut", "stall", "disk"]
 KINDS: tuple[Kind, ...] = ("decoder", "replica", "driver", "node", "503", "cut", "stall", "disk")  # of every run
 GANG_EVERY = 5  # of so many seeds, one has a replica of ranks
-NODE: dict[str, Any] = {"num_cpus": 2, "object_store_memory": 200 << 20}
-NODE_TRIES = 4
-PATIENCE_S = 1500.0  # for one run, whatever happens to it
-APPEAR_S = 60.0  # in which a rank that is to be killed must have been started
+APPEAR_S = 60.0  # in which there must be something to break: a worker to kill, a request to refuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +53,28 @@ class Fault:
     for_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """What became of a fault. `met`: how many processes, requests, nodes or disks it hit; 0: it came to nothing."""
+
+    kind: Kind
+    at_s: float
+    met: int
+    said: str
+
+
 @dataclass(slots=True)
 class Outcome:
     seed: int
-    faults: list[str] = field(default_factory=list)
+    faults: list[Happened] = field(default_factory=list)
     drivers: int = 0
     named: list[str] = field(default_factory=list)  # videos that failed, with their reasons
     wrong: list[str] = field(default_factory=list)
+
+    @property
+    def landed(self) -> list[Kind]:
+        """The faults that met something."""
+        return [fault.kind for fault in self.faults if fault.met]
 
 
 def has_ranks(seed: int) -> bool:
@@ -87,80 +100,6 @@ def gang(folder: Path) -> list[str]:
     model = ["--model", str(checkpoint), "--prompt", str(checkpoint / "world.toml"), "--ranks", "2"]
     settings = ["--set", "batch_windows=1", "--set", "max_new_tokens=32"]
     return [*model, *settings, "--window", "8", "--overlap", "0", "--fps", "2", "--short-side", "64"]
-
-
-class World:
-    """The cluster, and what can be done to it and to the runs on it."""
-
-    def __init__(self, nodes: int = 2) -> None:
-        from ray.cluster_utils import Cluster
-
-        from workers.cluster import be_patient
-
-        be_patient()
-        os.environ.setdefault("RAY_health_check_period_ms", "1000")  # a dead node is noticed within seconds
-        os.environ.setdefault("RAY_health_check_failure_threshold", "5")
-        head = {"num_cpus": 1, "object_store_memory": 200 << 20, "include_dashboard": False}
-        self._cluster = Cluster(initialize_head=True, head_node_args=head)
-        self.address = self._cluster.address
-        assert self._cluster.head_node is not None
-        self._session: bytes = os.path.basename(self._cluster.head_node.get_session_dir_path()).encode()
-        self._nodes: list[Any] = []
-        for _ in range(nodes):
-            self.add_node()
-
-    def close(self) -> None:
-        self._cluster.shutdown()
-
-    def add_node(self) -> None:
-        """Raises RuntimeError where none comes up: on a machine that does not give Ray's agents a second of CPU within
-        half a minute."""
-        for _ in range(NODE_TRIES):
-            with contextlib.suppress(Exception):  # of no common type: Ray raises a bare Exception
-                self._nodes.append(self._cluster.add_node(wait=False, **NODE))
-                return
-        raise RuntimeError(f"no node came up in {NODE_TRIES} tries: this machine is too busy for this benchmark")
-
-    def kill_node(self) -> bool:
-        if not self._nodes:
-            return False
-        self._cluster.remove_node(self._nodes.pop(0), allow_graceful=False)
-        return True
-
-    def kill_workers(self, title: bytes, most: int, chance: random.Random) -> int:
-        """Kill -9 up to `most` of this cluster's workers that do what `title` says now (Ray sets their process titles);
-        how many there were."""
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if (folder / "cmdline").read_bytes().startswith(b"ray::" + title):
-                    parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
-                    if self._session in Path(f"/proc/{parent}/cmdline").read_bytes():  # its raylet
-                        found.append(int(folder.name))
-        victims = chance.sample(sorted(found), min(most, len(found)))
-        for pid in victims:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        return len(victims)
-
-    def start(
-        self, archive: str, log: Path, environment: Mapping[str, str], options: Sequence[str]
-    ) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "jobs.run", archive, "--log", str(log), "--address", self.address]
-        return subprocess.Popen(
-            [*command, *options],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, **environment},
-            start_new_session=True,
-        )
-
-    def finish(self, process: subprocess.Popen[str]) -> str:
-        out, _ = process.communicate(timeout=PATIENCE_S)
-        if process.returncode not in (0, 3):
-            raise RuntimeError(f"run ended with status {process.returncode}: {out[-2000:]}")
-        return out
 
 
 class Trial:
@@ -200,7 +139,8 @@ class Trial:
             if self._process.returncode is not None:
                 break
             at_s = time.monotonic() - began
-            outcome.faults.append(f"{fault.kind} at {at_s:.1f} s{self._do(fault, log, chance, outcome)}")
+            met, said = self._do(fault, log, chance, outcome)
+            outcome.faults.append(Happened(fault.kind, at_s, met, said))
         try:
             self._world.finish(self._process)
         except RuntimeError:
@@ -213,51 +153,52 @@ class Trial:
         outcome.drivers += 1
         self._process = self._world.start("s3://archive/", log, self._environment, [*self._options, *options])
 
-    def _do(self, fault: Fault, log: Path, chance: random.Random, outcome: Outcome) -> str:
-        """Do it; returns what to add to its description."""
+    def _do(self, fault: Fault, log: Path, chance: random.Random, outcome: Outcome) -> tuple[int, str]:
+        """Do it; returns what it met, and that in words."""
         assert self._process is not None
         match fault.kind:
-            case "decoder":
-                return f" ({self._world.kill_workers(b'_decode_segments', 2, chance)} killed)"
-            case "replica":
-                title = b"_Coordinator" if "--ranks" in self._options else b"_ModelActor"
-                return f" ({self._world.kill_workers(title, 1, chance)} killed)"
-            case "rank":
-                return f" ({self._kill_rank(chance)} killed)"
+            case "decoder" | "replica" | "rank":
+                title = {"decoder": b"_decode_segments", "replica": b"_ModelActor", "rank": b"_Rank"}[fault.kind]
+                if fault.kind == "replica" and "--ranks" in self._options:
+                    title = b"_Coordinator"
+                most = 2 if fault.kind == "decoder" else 1
+                killed = self._once_there(lambda: self._world.kill_workers(title, most, chance))
+                return killed, f"{killed} killed"
             case "driver":
                 self._process.kill()
                 self._process.communicate()
                 self._start(log, outcome)
+                return 1, "killed"
             case "node":
-                killed = self._world.kill_node()
+                met = int(self._world.kill_node())
                 time.sleep(fault.for_s)
                 self._world.add_node()
-                return "" if killed else " (none was left)"
+                return met, "killed, another came" if met else "none was left"
             case "503" | "cut" | "stall":
                 before, self._proxy.mode = self._proxy.met, fault.kind
                 time.sleep(fault.for_s)
+                met = self._once_there(lambda: self._proxy.met - before)
                 self._proxy.mode = ""
-                return f" for {fault.for_s:.1f} s ({self._proxy.met - before} requests met it)"
+                return met, f"for {fault.for_s:.1f} s, {met} requests met it"
             case "disk":
                 if self._disk is None:
-                    return " (not possible here: no file system of its own)"
+                    return 0, "not possible here: no file system of its own"
                 ballast = self._disk / "ballast"
                 with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
                     while file.write(bytes(1 << 20)):
                         pass
                 time.sleep(fault.for_s)
                 ballast.unlink(missing_ok=True)
-                return f" full for {fault.for_s:.1f} s"
-        return ""
+                return 1, f"full for {fault.for_s:.1f} s"
 
-    def _kill_rank(self, chance: random.Random) -> int:
-        """Kill one, as soon as there is one; how many that were."""
+    def _once_there(self, met: Callable[[], int]) -> int:
+        """Look until something is met, the run has ended, or `APPEAR_S` are over."""
         until = time.monotonic() + APPEAR_S
-        while self._process is not None and self._process.poll() is None and time.monotonic() < until:
-            if self._world.kill_workers(b"_Rank", 1, chance):
-                return 1
+        while not (found := met()) and self._process is not None and self._process.poll() is None:
+            if time.monotonic() > until:
+                break
             time.sleep(0.1)
-        return 0
+        return found
 
     def _judge(self, log: Path, truth: Mapping[str, Counter[str]], outcome: Outcome) -> None:
         wrong = differences(rows(log), dict(truth))
@@ -290,8 +231,16 @@ def undisturbed(world: World, environment: Mapping[str, str], options: Sequence[
     return Undisturbed(truth, float(json.loads(row["totals"])["elapsed_s"]))
 
 
-def play_seeds(seeds: Sequence[int], videos: int, seconds: float, say: Any = print) -> list[Outcome]:
-    """The undisturbed runs, then one trial for each seed."""
+def play_seeds(
+    seeds: Sequence[int],
+    videos: int,
+    seconds: float,
+    say: Any = print,
+    drawn: Callable[[int, float], Sequence[Fault]] = draw,
+    last: Callable[[World], None] = lambda world: None,
+) -> list[Outcome]:
+    """The undisturbed runs, then one trial for each seed, with the faults that `drawn(seed, seconds of work)` says;
+    `last` is called with the cluster in the end."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="secondsight-faults-")))
@@ -312,14 +261,16 @@ def play_seeds(seeds: Sequence[int], videos: int, seconds: float, say: Any = pri
                 counts = {record: found.total() for record, found in truths[ranks].rows.items()}
                 say(f"undisturbed{' on two ranks' * ranks}: {truths[ranks].work_s:.1f} s of work; rows: {counts}")
                 began = time.monotonic()
+            faults = drawn(seed, truths[ranks].work_s)
             trial = Trial(world, proxy, environment, options[ranks], disk if mounted else None)
-            outcome = trial.play(seed, log, truths[ranks].rows, draw(seed, truths[ranks].work_s))
+            outcome = trial.play(seed, log, truths[ranks].rows, faults)
             shutil.rmtree(log, ignore_errors=True)
             outcomes.append(outcome)
             said = "as undisturbed" if not outcome.wrong else "WRONG: " + "; ".join(outcome.wrong)
             said += f" ({len(outcome.named)} failed at first, named: {outcome.named[0][:120]})" if outcome.named else ""
-            faults = ", ".join(outcome.faults) or "it was quicker"
-            say(f"seed {seed}: {faults}; {outcome.drivers} drivers, {time.monotonic() - began:.0f} s; {said}")
+            happened = ", ".join(f"{f.kind} at {f.at_s:.1f} s ({f.said})" for f in outcome.faults) or "it was quicker"
+            say(f"seed {seed}: {happened}; {outcome.drivers} drivers, {time.monotonic() - began:.0f} s; {said}")
+        last(world)
         return outcomes
 
 
@@ -335,8 +286,8 @@ def main() -> int:
     seeds = range(2, 5) if args.quick else range(args.first, args.first + args.seeds)
     outcomes = play_seeds(seeds, args.videos, args.seconds, lambda line: print(line, flush=True))
     bad = [o.seed for o in outcomes if o.wrong]
-    kinds = Counter(fault.split()[0] for o in outcomes for fault in o.faults)
-    print(f"{len(outcomes)} seeds, faults {dict(kinds)}: {len(bad)} logs differ {bad or ''}")
+    kinds = Counter(kind for o in outcomes for kind in o.landed)
+    print(f"{len(outcomes)} seeds, faults that met something {dict(kinds)}: {len(bad)} logs differ {bad or ''}")
     if args.json:
         args.json.write_text(json.dumps([asdict(o) for o in outcomes], indent=1))
     return 1 if bad else 0
