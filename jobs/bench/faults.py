@@ -9,10 +9,10 @@ server on loopback (moto) behind a proxy; the log lies on a small file system of
 one (root). While `secondsight run` works, the schedule kills decode workers, replicas, the driver and nodes (others
 join), makes the store answer 503, cut connections in the middle or stall, and fills the log's disk. Every fifth run is
 watched by a Qwen3-VL mixture of experts (the bundled checkpoint) in a gang of two ranks on CPUs, and one of those is
-killed. A killed driver is started again with the same command. A worker is killed, and the store mended, once the fault has
-met something; what each met is told. In the end the log must equal, row for row, that of a
-run that nobody disturbed (jobs/bench/crash.py says which columns); or the videos that differ are named as failed, and
-`run --retry-failed` makes it equal. Rows are read by delta-rs and pyarrow.
+killed. A killed driver is started again with the same command. A fault waits until there is something for it to meet,
+and what it met is told. In the end the log must equal, row for row, that of a run that nobody disturbed
+(jobs/bench/crash.py says which columns); or the videos that differ are named as failed, and `run --retry-failed` makes
+it equal. Rows are read by delta-rs and pyarrow.
 """
 
 from __future__ import annotations
