@@ -121,7 +121,7 @@ class Listing:
 class _Task:
     items: list[Any]
     began: float
-    tries: int
+    tries: int  # 0: only a look whether the storage is there
 
 
 @dataclass(slots=True)
@@ -141,42 +141,59 @@ class Stage:
     archive: Outage = field(default_factory=lambda: Outage("away"))
     retries: int = 0
     _again: list[tuple[float, int, Any]] = field(default_factory=list)  # not before, try, item
+    _good: Any = None  # an item that could be read
     _batch: int = 1
 
     def __len__(self) -> int:
-        return len(self.waiting) + len(self._again) + sum(len(t.items) for t in self.running.values())
+        return len(self.waiting) + len(self._again) + sum(len(t.items) for t in self.running.values() if t.tries)
 
     def pump(self) -> None:
         """Start what may be started; end what has hung."""
         now = time.monotonic()
-        while len(self.running) < self.tasks:
-            due = next((i for i, (not_before, _, _) in enumerate(self._again) if not_before <= now), None)
-            if (due is None and not self.waiting) or not self.archive.may_try(now):
-                break
-            if due is not None:
-                _, tries, item = self._again.pop(due)
-                self.running[self.start([item])] = _Task([item], now, tries)
-            else:
-                batch = 1 if self.archive.why else min(self._batch, len(self.waiting))
-                items = [self.waiting.popleft() for _ in range(batch)]
-                self._batch = min(BATCH, 2 * self._batch)
-                self.running[self.start(items)] = _Task(items, now, 1)
+        if self.archive.why and self._good is not None:
+            self._look(now)
+        else:
+            self._start(now)
         for ref, task in self.running.items():
             if now - task.began > self.stall_s:
                 self._batch = 1  # what is merely slow gets through one by one
                 ray.cancel(ref, force=True)
 
+    def _start(self, now: float) -> None:
+        while len(self.running) < self.tasks:
+            due = next((i for i, (not_before, _, _) in enumerate(self._again) if not_before <= now), None)
+            if (due is None and not self.waiting) or not self.archive.may_try(now):
+                break
+            if self.waiting and (due is None or self.archive.why):  # others may show that it is not the storage
+                batch = 1 if self.archive.why else min(self._batch, len(self.waiting))
+                items = [self.waiting.popleft() for _ in range(batch)]
+                self._batch = min(BATCH, 2 * self._batch)
+                self.running[self.start(items)] = _Task(items, now, 1)
+            elif due is not None:
+                _, tries, item = self._again.pop(due)
+                self.running[self.start([item])] = _Task([item], now, tries)
+
+    def _look(self, now: float) -> None:
+        """Whether what could be read before can be read now: then it is not the storage that fails."""
+        if all(task.tries for task in self.running.values()) and self.archive.may_try(now):
+            self.running[self.start([self._good])] = _Task([self._good], now, 0)
+
     def in_progress(self) -> Iterator[tuple[str, int, float]]:
         """Of each task: the name of its first item, how many it has, since when (monotonic seconds)."""
-        return ((self.uri(t.items[0]), len(t.items), t.began) for t in self.running.values())
+        return ((self.uri(t.items[0]), len(t.items), t.began) for t in self.running.values() if t.tries)
 
     def collect(self, ref: Any) -> list[tuple[Any, Any]]:
         """(item, result) pairs of a task that has ended; a VideoError is a result."""
         task, now = self.running.pop(ref), time.monotonic()
         try:
-            return [pair for pair in zip(task.items, ray.get(ref), strict=True) if not self._passing(task, *pair)]
+            results = list(zip(task.items, ray.get(ref), strict=True))
         except Exception as error:  # noqa: BLE001 - sorted by `understand`
             failure = understand(error)
+        else:
+            ended = [pair for pair in results if not self._passing(task, *pair)]
+            return ended if task.tries else []
+        if not task.tries:
+            return []
         if len(task.items) > 1:  # one of them did it: each alone from here
             self._again += [(now, 1, item) for item in task.items]
             self.retries += len(task.items)
@@ -195,10 +212,12 @@ class Stage:
         """Whether a result is an error that may heal by itself, and the item is tried again later."""
         if not isinstance(result, VideoError) or result.reason != "storage":
             self.archive.over()
+            self._good = self._good if isinstance(result, VideoError) else item
             return False
         now, last = time.monotonic(), task.tries >= PASSING_TRIES
         if self.archive.failed(self.uri(item), result.detail, last, now):
-            self._again.append((now, task.tries, item))
+            if task.tries:
+                self._again.append((now, task.tries, item))
         elif last:
             return False
         else:

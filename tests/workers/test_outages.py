@@ -48,6 +48,29 @@ def test_a_run_that_could_not_list_a_folder_ends_with_an_error_when_it_has_done_
     assert (run.progress.failed, run.progress.found) == (1, 2)
 
 
+class _Files:
+    """Fingerprints, after a second: `fails(name, now)` tells which cannot be had."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fails: Callable[[str, float], str], archive: Outage) -> None:
+        self.started = Counter[str]()
+        clock = Clock(monkeypatch)
+        monkeypatch.setattr(identify, "ray", SimpleNamespace(get=lambda ref: ref()))
+
+        def start(sources: Sequence[Source]) -> Callable[[], list[Any]]:
+            self.started.update(source.uri for source in sources)
+            failing = [VideoError(s.uri, "storage", "HTTP 503") if fails(s.uri, clock.now) else None for s in sources]
+            return lambda: [error or "0" * 32 for error in failing]
+
+        self.clock = clock
+        self.stage = fingerprinting(4, 120.0, archive, SimpleNamespace(remote=start))
+
+    def step(self, now: float) -> dict[str, Any]:
+        self.clock.now = now
+        self.stage.pump()
+        self.clock.now += 1.0
+        return {source.uri: result for ref in list(self.stage.running) for source, result in self.stage.collect(ref)}
+
+
 class _World:
     """Videos of one window of 4 s; whatever is read at a time for which `fails(video, now)` ends with that reason, and
     what is watched finds its frames gone where that is "room"."""
@@ -55,7 +78,7 @@ class _World:
     def __init__(self, videos: int, fails: Callable[[str, float], str], patience_s: float = 600.0) -> None:
         self.fails, self.now, self.told = fails, 0.0, list[str]()
         self.tries: Counter[str] = Counter()
-        archive = Outage("the archive's store cannot be reached", patience_s, self.told.append)
+        archive = self.archive = Outage("the archive's store cannot be reached", patience_s, self.told.append)
         room = Outage("no room", patience_s, self.told.append)
         self.schedule = Schedule(
             Sampling(fps=Fraction(1), short_side=None), Windowing(4 * SECOND_US, 0),
@@ -64,11 +87,13 @@ class _World:
         for i in range(videos):
             self.schedule.add(Video(f"v{i}", (f"v{i}",), 1000, 4 * SECOND_US, 0, 8, 8, 0, "h264", 25.0, 0))
 
-    def play(self) -> dict[str, Watched]:
+    def play(self, files: _Files | None = None) -> dict[str, Watched]:
         """A decode task takes a second for each video."""
         finished: dict[str, Watched] = {}
         decoders = self.schedule.decoders
         while not self.schedule.idle():
+            if files is not None:
+                files.step(self.now)
             order = self.schedule.next_decode(self.now)
             self.now += 1.0
             for place, segment in enumerate(order.segments if order is not None else ()):
@@ -102,11 +127,17 @@ def test_storage_that_is_away_for_minutes_costs_no_video(how: str) -> None:
     assert world.tries.total() < 40 + 40 + 300 / PROBE_S, "while it is away, one is tried at a time"
 
 
-def test_an_object_that_alone_cannot_be_read_has_failed_after_its_tries() -> None:
+def test_objects_that_cannot_be_read_have_failed_after_their_tries(monkeypatch: pytest.MonkeyPatch) -> None:
     world = _World(200, lambda name, now: "storage" if name == "v3" else "")
     finished = world.play()
     assert finished["v3"].reason == "storage: HTTP 503" and world.tries["v3"] <= TRIES["storage"] + 1
     assert sum(w.status == "done" for w in finished.values()) == 199 and world.now < 300
+    for count in (60, 20):  # the first twenty of them fail
+        several = _World(count, lambda name, now: "storage" if int(name[1:]) < 20 else "")
+        files = _Files(monkeypatch, lambda name, now: "", several.archive)
+        files.stage.waiting.append(Source("good", 1))
+        failed = {name for name, w in several.play(files).items() if w.status == "failed"}
+        assert failed == {f"v{i}" for i in range(20)}, "what could be read before shows that it is not the store"
     slow = _World(3, lambda name, now: "room" if name == "v1" else "", patience_s=0)
     assert f"found no room {MAX_LOSSES + 1} times" in slow.play()["v1"].reason
 
@@ -137,27 +168,21 @@ def test_a_run_says_that_it_waits_for_storage(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_fingerprints_wait_for_a_store_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, started = Clock(monkeypatch), Counter[str]()
-    monkeypatch.setattr(identify, "ray", SimpleNamespace(get=lambda ref: ref.value))
-
-    class Ref:
-        def __init__(self, sources: Sequence[Source]) -> None:
-            started.update(source.uri for source in sources)
-            away = 1005 < clock.now < 1305
-            self.value = [
-                VideoError(s.uri, "storage", "HTTP 503") if away or s.uri == "bad" else "0" * 32 for s in sources
-            ]
-
     archive = Outage("the archive's store cannot be reached", 600.0)
-    stage = fingerprinting(4, 120.0, archive, SimpleNamespace(remote=Ref))
-    names = [*(f"v{i}" for i in range(400)), "bad", *(f"w{i}" for i in range(400))]
-    stage.waiting.extend(Source(name, 1) for name in names)
+    files = _Files(monkeypatch, lambda name, now: "y" if 5 < now < 305 or name.startswith("bad") else "", archive)
+    files.stage.waiting.extend(
+        Source(name, 1) for name in [f"bad{i}" for i in range(5)] + [f"v{i}" for i in range(800)]
+    )
     results: dict[str, Any] = {}
-    while len(stage):
-        stage.pump()
-        clock.now += 1.0
-        for ref in list(stage.running):
-            results |= {source.uri: result for source, result in stage.collect(ref)}
-        stage.waiting.extend(Source(f"x{clock.now}", 1) for _ in range(clock.now < 1400))
-    assert {uri for uri, result in results.items() if isinstance(result, VideoError)} == {"bad"}
-    assert started["bad"] <= PASSING_TRIES + 1
+    now = 0.0
+    while len(files.stage):
+        results |= files.step(now)
+        now += 1.0
+    assert {uri for uri, result in results.items() if isinstance(result, VideoError)} == {f"bad{i}" for i in range(5)}
+    assert 300 < now < 420 and files.started["bad0"] >= PASSING_TRIES
+    assert sum(files.started[f"v{i}"] for i in range(800)) < 900, "while it is away, one is looked at at a time"
+    away = _Files(monkeypatch, lambda name, now: "y" if now > 5 else "", archive)
+    away.stage.waiting.extend(Source(f"v{i}", 1) for i in range(800))
+    with pytest.raises(SecondsightError, match="cannot be reached: HTTP 503; it stayed so for more than 600 s"):
+        for second in range(700):
+            assert not any(isinstance(result, VideoError) for result in away.step(second).values())
