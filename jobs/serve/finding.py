@@ -24,6 +24,9 @@ UPDATE_S = 5.0
 #: How long a search waits for the index: for the very first one, and for the newest commits.
 FIRST_S, SOON_S = 10.0, 0.5
 
+#: How long many videos are looked through for what goes on at the time that a question asks about.
+LOOK_THROUGH_S = 10.0
+
 Mode = Literal["auto", "words", "meaning", "both"]
 
 
@@ -98,8 +101,8 @@ class Finding:
         for name in video or ():
             self._archive.find(name, run)
         run_id = None if run is None else self._archive.run(run)["run_id"]
-        left_s = max(0.1, until - time.monotonic())
-        found = ask(search, self._archive.query, question, video=video, run=run_id, within_s=left_s / 2, **only)
+        within_s = min(LOOK_THROUGH_S, (until - time.monotonic()) / 2)
+        found = ask(search, self._archive.query, question, video=video, run=run_id, within_s=within_s, **only)
         said, note = None, ""
         if self.model is not None and found.evidence:
             from model.chat import ChatEndpoint
