@@ -13,8 +13,8 @@ PROBE_S = 5.0  # between two tries, while it lasts
 class Outage:
     """`what` is said of it while it lasts, `patience_s` at most (0: there is none); `tell(why)` hears when it begins.
 
-    Of the archive's store it is looked meanwhile whether what could be read before still can (workers/identify.py): then
-    it is `over`, and what fails is to blame itself. A state machine without a clock: `now` is monotonic seconds.
+    Of the archive's store it is looked meanwhile whether what could be read before still can (workers/identify.py):
+    then it is `over`, and what fails is to blame itself. A state machine without a clock: `now` is monotonic seconds.
     """
 
     def __init__(self, what: str, patience_s: float = 0.0, tell: Callable[[str], None] = lambda why: None) -> None:
