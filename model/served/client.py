@@ -25,7 +25,7 @@ from pipeline.errors import ModelError
 
 _T = TypeVar("_T")
 ASIDE_S = 5.0  # how long a page beside the API may be busy
-NOTICE_S = 3.0  # of waiting, before somebody is told
+NOTICE_S = 1.5  # of being away or busy, after which somebody is told (at the next try: up to twice as late)
 _MOST_FACTS = 8 << 20  # bytes of what a server says of itself
 #: Said of the request itself; any other refusal (a token that has run out, a model that is gone) meets every request.
 _REQUESTS_OWN = frozenset({400, 409, 411, 413, 414, 415, 416, 422, 431, 451})
