@@ -237,10 +237,11 @@ def play_seeds(
     seconds: float,
     say: Any = print,
     drawn: Callable[[int, float], Sequence[Fault]] = draw,
+    for_ranks: Sequence[str] = (),
     last: Callable[[World], None] = lambda world: None,
 ) -> list[Outcome]:
-    """The undisturbed runs, then one trial for each seed, with the faults that `drawn(seed, seconds of work)` says;
-    `last` is called with the cluster in the end."""
+    """The undisturbed runs, then one trial for each seed, with the faults that `drawn(seed, seconds of work)` says.
+    `for_ranks`: more options of runs that ranks watch; `last` is called with the cluster in the end."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="secondsight-faults-")))
@@ -251,7 +252,7 @@ def play_seeds(
         stack.callback(world.close)
         disk = folder / "disk"
         mounted = stack.enter_context(small_disk(disk))
-        options = {False: [*MODEL, *VISION], True: gang(folder)}
+        options = {False: [*MODEL, *VISION], True: [*gang(folder), *for_ranks]}
         truths: dict[bool, Undisturbed] = {}
         outcomes = []
         for seed in seeds:

@@ -66,6 +66,7 @@ def main(out: str) -> None:
         videos=4,
         seconds=12,
         drawn=lambda seed, work_s: SCHEDULES[seed],
+        for_ranks=["--include", "clip000*"],
         last=lambda world: after.append(drained(world)),
     )
     Path(out).write_text(json.dumps({"outcomes": {o.seed: asdict(o) for o in outcomes}, "drained": after[0]}))
