@@ -9,8 +9,8 @@ an overlap of 0.5; `text`: the share of found texts that are right to the letter
 holds. `a window`: CPU seconds, of served models wall seconds with one request at a time. What cannot run here is said
 to be not run, and why. Under the table: what FP8 costs in scores, and what else its figures do not tell of themselves.
 
-A served model is the bundled one behind a server that you started, such as
-`transformers serve model/bundled --port 8000` (--served openai:http://127.0.0.1:8000/v1#model/bundled).
+`transformers serve` is started here, with the bundled checkpoint. --served openai:URL#NAME adds other servers of it,
+which you started.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 from jobs.bench.engines_table import Row, as_table, notes, write_between
+from jobs.bench.server_process import TransformersServer
 from jobs.bench.truth import BUNDLED, MOMENTS, SEED, films
 from jobs.demo.archive import write_archive
 from model.checkpoint.packed import PackedLinear
@@ -55,9 +56,9 @@ from pipeline.probe import probe
 from pipeline.reduce import reduce_events
 
 Shown = dict[str, list[tuple[Window, Frames]]]  # by film: its windows
-#: Why no server of a kind stands in the table where none was named.
+#: Why no server of a kind stands in the table where none ran.
 NOT_SERVED = {
-    "transformers": "no server named (--served)",
+    "transformers": f"it needs {', '.join(TransformersServer.NEEDED)} (the dev extra)",
     "llamacpp": "its Qwen3-VL merges patches 2 by 2, the bundled model 4 by 4; a whole job with random weights ran "
     "(tests/system/test_llama_server.py)",
     "vllm": "no GPU",
@@ -213,9 +214,31 @@ def here(folder: Path, shown: Shown, truth: Mapping[str, Any], rules: Mapping[st
         yield Row("secondsight, CUDA and NCCL", "any", "any", "no GPU")
 
 
-def served(specs: Sequence[str], shown: Shown, truth: Mapping[str, Any], rules: Mapping[str, Any]) -> Iterator[Row]:
-    """Servers that were named, and those that were not."""
+def served(
+    specs: Sequence[str], folder: Path, shown: Shown, truth: Mapping[str, Any], rules: Mapping[str, Any]
+) -> Iterator[Row]:
+    """`transformers serve`, servers that were named, and those that were not."""
     known: set[str] = set()
+    own = None
+    if all(importlib.util.find_spec(name) for name in TransformersServer.NEEDED):
+        own = TransformersServer(BUNDLED, folder)
+    try:
+        if own is not None:
+            own.wait()
+            specs = [own.spec, *specs]
+        yield from _served(specs, known, shown, truth, rules)
+    finally:
+        if own is not None:
+            own.kill()
+    for dialect, why in NOT_SERVED.items():
+        if dialect not in known:
+            yield Row(f"served: {dialect}", "-", "-", why)
+
+
+def _served(
+    specs: Sequence[str], known: set[str], shown: Shown, truth: Mapping[str, Any], rules: Mapping[str, Any]
+) -> Iterator[Row]:
+    """Each server; its kind is added to `known`."""
     for spec in specs:
         factory = find_model(spec)
         if not isinstance(factory, ServedFactory):
@@ -225,6 +248,7 @@ def served(specs: Sequence[str], shown: Shown, truth: Mapping[str, Any], rules: 
             identity = factory.profile(chosen).identity
             server = identity.settings["server"]
             model = factory.load(chosen)
+            model.watch(next(iter(shown.values()))[:1])  # what a server does only once is not counted
             answers, window_s = watched(model, shown, wall=True)
             model.close()
         except (SecondsightError, RuntimeError) as error:
@@ -234,10 +258,7 @@ def served(specs: Sequence[str], shown: Shown, truth: Mapping[str, Any], rules: 
         name = f"served: {server['dialect']} {server['version']}".strip() + f", {identity.settings['frames']}"
         f1, text = scored(answers, truth, rules)
         windows = len(texts(answers))
-        yield Row(name, identity.name, "the server's", "", None, windows, f1, text, None, window_s)
-    for dialect, why in NOT_SERVED.items():
-        if dialect not in known:
-            yield Row(f"served: {dialect}", "-", "-", why)
+        yield Row(name, "bundled", "the server's", "", None, windows, f1, text, None, window_s)
 
 
 def elsewhere() -> Iterator[Row]:
@@ -257,7 +278,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m jobs.bench.engines", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two short films instead of ten, about a minute")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--served", action="append", default=[], metavar="openai:URL#NAME", help="a server to try")
+    parser.add_argument("--served", action="append", default=[], metavar="openai:URL#NAME", help="one more server")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the table there, between the marks")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -267,7 +288,7 @@ def main() -> int:
         count = sum(map(len, shown.values()))
         print(f"{len(shown)} films, {count} windows, {sum(map(len, truth.values()))} events")
         known = shown, truth, profile.rules
-        for row in chain(here(Path(name), *known), served(args.served, *known)):
+        for row in chain(here(Path(name), *known), served(args.served, Path(name), *known)):
             rows.append(row)
             print(" ".join(row.cells()), flush=True)
     rows += elsewhere()

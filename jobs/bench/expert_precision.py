@@ -20,10 +20,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from jobs.bench.expert_layers import HIDDEN, TOP, WIDTH, cpu_seconds, routed, sharded
+from model.experts.blocks import BlockExperts
 from model.experts.compute import ExpertWeights, PlainExperts
 from model.experts.forms import best_form
+from model.experts.int8 import Int8Experts
 from model.experts.placement import Placement
 from model.experts.quantise import quantise_blocks, quantise_int8
+from model.experts.widened import LowBitExperts
 
 EXPERTS = 32  # enough that their weights come from memory, not from a cache
 
@@ -70,6 +73,31 @@ def precision_cost(quick: bool) -> list[dict[str, Any]]:
         rows.append(row)
         cells = "".join(f"{row[f'{n}_ms']:>8.1f}" for n in sizes)
         print(f"  torch's {name:<46}{cells}")
+    return rows
+
+
+def forms_by_rows(quick: bool) -> list[dict[str, Any]]:
+    """CPU ms of one expert for so many rows, in every form that int8 and int4 have on a CPU: `best_form` takes the same
+    one for any number of rows."""
+    count = 4
+    sizes = [1, 16, 256] if quick else [1, 4, 16, 64, 128, 256, 512]
+    forms: dict[str, Callable[[], ExpertWeights]] = {
+        "int8, FBGEMM": lambda: Int8Experts(count, HIDDEN, WIDTH, torch.float32),
+        "int8, ONNX Runtime": lambda: BlockExperts(count, HIDDEN, WIDTH, 8, torch.float32),
+        "int8, widened": lambda: LowBitExperts(count, HIDDEN, WIDTH, 8, torch.float32, "cpu"),
+        "int4, ONNX Runtime": lambda: BlockExperts(count, HIDDEN, WIDTH, 4, torch.float32),
+        "int4, widened": lambda: LowBitExperts(count, HIDDEN, WIDTH, 4, torch.float32, "cpu"),
+    }
+    made = {name: _filled(make()) for name, make in forms.items()}
+    print(f"one expert of 30B-A3B, one thread: CPU ms for so many rows\n  {'':<22}" + "".join(f"{n:>8}" for n in sizes))
+    rows: list[dict[str, Any]] = [{"form": name} for name in made]
+    for size in sizes:  # all forms one after the other, so that other load meets all alike
+        x, each, counts = torch.randn(size * count, HIDDEN), torch.arange(size * count), torch.full((count,), size)
+        for row, weights in zip(rows, made.values(), strict=True):
+            call = partial(weights.run, x, each, counts, F.silu)
+            row[f"{size}_ms"] = 1e3 * cpu_seconds(call, 7 if size <= 64 else 3) / count
+    for row in rows:
+        print(f"  {row['form']:<22}" + "".join(f"{row[f'{n}_ms']:>8.2f}" for n in sizes))
     return rows
 
 

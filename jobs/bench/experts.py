@@ -1,7 +1,7 @@
 """How fast the sharded experts are, what loading costs, what placement gains: `python -m jobs.bench.experts`.
 
 [--quick] small sizes, a few minutes in all; [--json FILE] the figures;
-[--only layer,precision,model,ranks,load,placement].
+[--only layer,precision,forms,model,ranks,load,placement].
 
 Peers and limits, each measured in the same run on one thread: transformers' own experts (eager, batched_mm,
 grouped_mm, in bf16 and float32), a dense SwiGLU layer with the same active floating-point operations, the time to read
@@ -40,7 +40,7 @@ from jobs.bench.expert_layers import (
     sharded,
 )
 from jobs.bench.expert_models import load_cost, model_speed
-from jobs.bench.expert_precision import precision_cost
+from jobs.bench.expert_precision import forms_by_rows, precision_cost
 from model.experts.forms import best_form, multiplies
 from model.experts.layer import ShardedExperts
 from model.experts.placement import Placement
@@ -50,12 +50,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m jobs.bench.experts", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--only", default="layer,precision,model,ranks,load,placement", help="parts, comma-separated")
+    everything = "layer,precision,forms,model,ranks,load,placement"
+    parser.add_argument("--only", default=everything, help="parts, comma-separated")
     args = parser.parse_args()
     torch.set_num_threads(1)
     parts: dict[str, Callable[[bool], Any]] = {
         "layer": layer_speed,
         "precision": precision_cost,
+        "forms": forms_by_rows,
         "ranks": rank_speed,
         "load": load_cost,
         "model": model_speed,

@@ -181,7 +181,7 @@ def measure(redactor: Redactor, count: int, length: int, size: tuple[int, int]) 
                 tally.held += _share(picture, held[at], box_of(thing, at)) >= _HIDDEN
                 if reader(picture, thing, box_of(thing, at)):
                     tally.readable += 1
-                    tally.leaks += any(reader(p, thing, box_of(thing, at)) for p in (alone, held[at]))
+                    tally.leaks += reader(held[at], thing, box_of(thing, at))
     return result
 
 

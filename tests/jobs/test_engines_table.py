@@ -26,11 +26,14 @@ def test_every_row_has_every_column() -> None:
 
 
 def test_what_fp8_costs_is_told_beside_what_is_published() -> None:
-    told = notes(ROWS, 40)
+    told = notes(ROWS, 191)
     assert "has F1 0.829 and text 1.000, beside 0.840 and 0.990 in bf16, 0.850 and - in float32" in told
-    assert "10 windows with 40 events, each of them 2.5 points" in told
+    assert "10 windows with 191 events, each of them 0.5 points" in told
     assert "under 0.8%" in told and "27.5 MiB" in told
-    assert notes(ROWS[4:], 40) == ""
+    assert notes(ROWS[4:], 191) == notes(ROWS[4:], 29) == ""
+    few = notes(ROWS, 29)
+    assert "10 windows with 29 events" in few and "each event is 3.4 points" in few
+    assert "0.8%" not in few and "FP8" not in few and "27.5 MiB" in few, "too few events to say what a precision costs"
 
 
 def test_it_gets_between_the_marks_and_nowhere_else(tmp_path: Path) -> None:

@@ -22,13 +22,13 @@ import pytest
 torch = pytest.importorskip("torch")
 gguf = pytest.importorskip("gguf")
 
+from jobs.bench.server_process import ServerProcess  # noqa: E402
 from jobs.run import run  # noqa: E402
 from model.registry import find_model  # noqa: E402
 from pipeline.errors import ModelError  # noqa: E402
 from pipeline.frames import Frames  # noqa: E402
 from pipeline.plan import Window  # noqa: E402
 from tests.model import gguf_files, tiny_qwen  # noqa: E402
-from tests.system.server_process import ServerProcess  # noqa: E402
 
 VARIABLE = "SECONDSIGHT_LLAMA_SERVER"
 BINARY = os.environ.get(VARIABLE) or shutil.which("llama-server")

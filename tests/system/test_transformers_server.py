@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +20,8 @@ NEEDED = ("torch", "transformers", "openai", "fastapi", "uvicorn")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"transformers serve needs {', '.join(MISSING)}")
 
+from jobs.bench.serve_transformers import WANTS_PATCH, WITHOUT_VIDEOS  # noqa: E402
+from jobs.bench.server_process import TransformersServer  # noqa: E402
 from jobs.demo.archive import Film, write_archive  # noqa: E402
 from jobs.run import run  # noqa: E402
 from model.bundled import FOLDER  # noqa: E402
@@ -28,8 +29,6 @@ from model.qwen3_vl.asking import prompt_of  # noqa: E402
 from model.registry import find_model  # noqa: E402
 from pipeline.decode.windows import decode_windows  # noqa: E402
 from pipeline.probe import probe  # noqa: E402
-from tests.system.serve_transformers import WANTS_PATCH, WITHOUT_VIDEOS  # noqa: E402
-from tests.system.server_process import ServerProcess  # noqa: E402
 
 #: From a seed that training never saw; 16 s make three windows.
 FILM = Film("unseen.mp4", "MARKET", 16, 320, 180, Fraction(25), gop=50)
@@ -37,23 +36,9 @@ PROMPT = str(FOLDER / "world.toml")
 SETTINGS: dict[str, Any] = {"pictures": "png", "max_tokens": 512}
 
 
-class Server(ServerProcess):
-    """`transformers serve`."""
-
-    def __init__(self, folder: Path) -> None:
-        own = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder), "OMP_NUM_THREADS": "1"}
-        super().__init__(folder / "serve.log", str(FOLDER), own)
-
-    def command(self) -> list[str]:
-        return [
-            sys.executable, str(Path(__file__).with_name("serve_transformers.py")), "serve", str(FOLDER),
-            "--host", "127.0.0.1", "--port", str(self.port), "--device", "cpu", "--dtype", "float32",
-        ]  # fmt: skip
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = Server(tmp_path_factory.mktemp("serve"))
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TransformersServer]:
+    running = TransformersServer(FOLDER, tmp_path_factory.mktemp("serve"))
     try:
         yield running
     finally:
@@ -78,7 +63,7 @@ def windows(film: Path) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def in_process(server: Server, windows: list[Any]) -> list[str]:
+def in_process(server: TransformersServer, windows: list[Any]) -> list[str]:
     """What transformers' own model and processor answer here, while the server comes up."""
     import torch
     from PIL import Image
@@ -110,7 +95,7 @@ def in_process(server: Server, windows: list[Any]) -> list[str]:
 
 
 def test_a_whole_job_says_what_the_model_says_in_process_and_survives_kill_9(
-    server: Server, film: Path, in_process: list[str], ray_session: None, read_log: Any, tmp_path: Path
+    server: TransformersServer, film: Path, in_process: list[str], ray_session: None, read_log: Any, tmp_path: Path
 ) -> None:
     """The server is killed after the first window and started again; no window is lost or watched twice."""
     server.wait()

@@ -7,6 +7,7 @@ over several devices. Where they are installed, nothing is changed.
 from __future__ import annotations
 
 import importlib.util
+from typing import Any
 
 WANTS_PATCH = importlib.util.find_spec("torchvision") is None
 #: For `Qwen3VLProcessor.get_attributes`.
@@ -17,8 +18,9 @@ if __name__ == "__main__":
     from transformers.integrations import accelerate
     from transformers.models.qwen3_vl import Qwen3VLProcessor
 
+    processor: Any = Qwen3VLProcessor
     if WANTS_PATCH:
-        Qwen3VLProcessor.get_attributes = WITHOUT_VIDEOS
+        processor.get_attributes = WITHOUT_VIDEOS
     if importlib.util.find_spec("accelerate") is None:
         accelerate.is_accelerate_available = lambda: True
     main()
