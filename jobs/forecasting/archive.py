@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +11,14 @@ import numpy as np
 
 from pipeline.archive import list_sources
 from pipeline.errors import UsageError, VideoError
+from pipeline.listing import Unlisted
 from pipeline.plan import Windowing
 from pipeline.probe import probe
 from pipeline.video import Source, Video
 
 RESAMPLES = 2000  # of the bootstrap
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,9 @@ def look_at(
     drawn: list[Source] = []
     names = size = bad = 0
     for item in list_sources(archive, include, exclude):
+        if isinstance(item, Unlisted):
+            logger.warning("%s: cannot be listed, the forecast is of the rest: %s", item.uri, item.detail)
+            continue
         if isinstance(item, VideoError):
             bad += 1
             continue

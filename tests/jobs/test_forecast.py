@@ -373,3 +373,18 @@ def test_durations_are_estimated_from_a_sample_with_an_honest_interval(monkeypat
         assert found.names == 800 and found.probed == 40 and found.low < found.hours < found.high
         held += found.low <= truth <= found.high
     assert 46 <= held <= 60
+
+
+def test_a_folder_that_cannot_be_listed_is_said_to_be_left_out(
+    tmp_path: Path, make_clip: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from jobs.forecasting import archive
+    from pipeline.archive import list_sources
+    from pipeline.listing import Unlisted
+    from pipeline.plan import Windowing
+
+    make_clip(tmp_path / "a.mp4", 2)
+    found = [*list_sources([str(tmp_path)]), Unlisted("s3://a/d1/", "storage", "HTTP 503")]
+    monkeypatch.setattr(archive, "list_sources", lambda *_: iter(found))
+    facts = archive.look_at([str(tmp_path)], Windowing(), 4)
+    assert facts.names == facts.probed == 1 and "s3://a/d1/: cannot be listed" in caplog.text
