@@ -20,14 +20,15 @@ _PAD_ALONG = 0.3  # of its height: the digits below
 
 
 def whole(grey: Grey, corners: Floats) -> Floats:
-    """The corners [4, 2] of the bar code, with some room around it, of which a detector has found `corners` [4, 2]
-    (px) in a grey picture."""
+    """Points [n, 2] around the bar code, with some room, of which a detector has found `corners` [4, 2] (px) in a grey
+    picture."""
     (x, y), (wide, high), angle = cv2.minAreaRect(corners.astype(np.float32))
     side = int(np.hypot(*grey.shape)) + 2
     turn = cv2.getRotationMatrix2D((x, y), angle, 1)
     turn[:, 2] += np.array([side / 2 - x, side / 2 - y])
     straight = np.asarray(cv2.warpAffine(grey, turn, (side, side), borderMode=cv2.BORDER_REPLICATE), np.uint8)
-    columns, rows = ((max(0, round((side - s) / 2)), round((side + s) / 2)) for s in (wide, high))
+    wide, high = (min(side, max(2.0, length)) for length in (wide, high))
+    columns, rows = ((round((side - length) / 2), round((side + length) / 2)) for length in (wide, high))
     part = straight[slice(*rows), slice(*columns)].astype(np.float32)
     upright = np.abs(np.diff(part, axis=1)).sum() >= np.abs(np.diff(part, axis=0)).sum()
     if upright:
@@ -38,7 +39,7 @@ def whole(grey: Grey, corners: Floats) -> Floats:
     (left, right), (top, bottom) = found if upright else found[::-1]
     box = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
     back = cv2.invertAffineTransform(turn)
-    return np.asarray(box @ back[:, :2].T + back[:, 2])
+    return np.concatenate([box @ back[:, :2].T + back[:, 2], corners])
 
 
 def _grown(picture: Grey, columns: Span, rows: Span) -> tuple[Span, Span]:

@@ -154,8 +154,8 @@ class Codes:
             (left, top), (right, bottom) = corners.min(0), corners.max(0)
             boxes.append(_box(left, top, right, bottom, 0.1 * (right - left), 0.1 * (bottom - top)))
         for corners in _found(self._bars, grey, _BAR_SCALES):
-            corners = whole(grey, corners)
-            (left, top), (right, bottom) = corners.min(0), corners.max(0)
+            points = whole(grey, corners)
+            (left, top), (right, bottom) = points.min(0), points.max(0)
             boxes.append(_box(left, top, right, bottom, 0, 0))
         return boxes
 
@@ -163,8 +163,9 @@ class Codes:
 def _found(find: Callable[..., Any], grey: Picture, scales: Sequence[float]) -> Iterator[npt.NDArray[np.floating]]:
     """The corners [4, 2] of each find, in a picture of each of these sizes."""
     for scale in scales:
+        size = max(1, round(scale * grey.shape[1])), max(1, round(scale * grey.shape[0]))
         how = cv2.INTER_CUBIC if scale >= 1 else cv2.INTER_AREA
-        there, corners = find(cv2.resize(grey, None, fx=scale, fy=scale, interpolation=how))
+        there, corners = find(cv2.resize(grey, size, interpolation=how))
         if there:
             yield from np.asarray(corners, float).reshape(-1, 4, 2) / scale
 

@@ -85,6 +85,23 @@ def test_bar_codes_are_hidden_to_the_last_row(degrees: float, sizes: list[tuple[
     assert readable, "else this shows nothing"
 
 
+def test_what_a_detector_found_of_bars_is_never_less_for_growing() -> None:
+    """Also of finds that are no code, hardly anything, or lie outside; and pictures of a pixel do no harm."""
+    from pipeline.bars import whole
+
+    random = np.random.default_rng(0)
+    for number in range(60):
+        high, wide = random.integers(2, 120, 2)
+        picture = random.integers(0, 255, (high, wide)).astype(np.uint8) // (1 + 254 * (number % 3 == 0))
+        size = random.choice([0, 0.3, 3, 60, 300])
+        found = random.uniform(-20, 130, (1, 2)) + random.uniform(-1, 1, (4, 2)) * size
+        points = whole(picture, found)
+        assert np.isfinite(points).all()
+        assert (points.min(0) <= found.min(0)).all() and (points.max(0) >= found.max(0)).all()
+    for shape in ((1, 1, 3), (41, 1, 3), (2, 7, 3)):
+        assert redactor(("codes",)).boxes(np.zeros(shape, np.uint8)) == []
+
+
 def test_what_is_filled_says_nothing_of_what_was_there() -> None:
     random = np.random.default_rng(0)
     picture = random.integers(0, 255, (40, 60, 3)).astype(np.uint8)
