@@ -15,6 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # two processes share the cores: torch'
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where two processes share the tests (`make test`), all that starts Ray is done by one of them, from the start."""
     ray = {item.path for item in items if {"ray_session", "head"} & set(getattr(item, "fixturenames", ()))}
