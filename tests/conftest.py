@@ -15,14 +15,33 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # two processes share the cores: torch'
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+#: Folders and files whose tests start Ray, or use the one that a test started.
+RAY = (
+    "tests/system/",
+    "tests/workers/",
+    "tests/jobs/test_demo_command.py",
+    "tests/jobs/test_forecast.py",
+    "tests/jobs/test_orphan.py",
+    "tests/jobs/test_run.py",
+    "tests/jobs/test_submit.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where two processes share the tests (`make test`), all that starts Ray is done by one of them, from the start."""
-    ray = {item.path for item in items if {"ray_session", "head"} & set(getattr(item, "fixturenames", ()))}
-    ray |= {item.path for item in items if item.path.parent.name == "system"}
-    items.sort(key=lambda item: item.path not in ray)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if item.path in ray else str(item.path)))
+    """What starts Ray first: of what two processes share (`make test`), one does all of that, and it takes longest."""
+    items.sort(key=lambda item: not item.nodeid.startswith(RAY))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Gives a process a file at a time, and all that starts Ray to one of them."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "ray" if nodeid.startswith(RAY) else str(super()._split_scope(nodeid))
+
+    return Files(config, log)
 
 
 @pytest.fixture(scope="session")
