@@ -292,9 +292,8 @@ def test_search_and_its_pages(client: Any) -> None:
     ).json()
     assert [h["event"]["start_us"] for h in found["hits"]] == [4 * S]
     both = client.get("/api/search?q=circle&video=harbour.mp4&video=night%20bus.mp4").json()["hits"]
-    assert [(h["event"]["text"], h["event"]["run_id"]) for h in both] == [
-        ("a red circle appears", "run-a"), ("a red circle appears", "run-b")
-    ]  # fmt: skip
+    said_by = {(h["event"]["text"], h["event"]["run_id"]) for h in both}  # equally good ones, in any order
+    assert len(both) == 2 and said_by == {("a red circle appears", "run-a"), ("a red circle appears", "run-b")}
     refused(client.get("/api/search?q=circle&video=nope.mp4"), 404, "unknown_video")
     refused(client.get("/api/search?q=circle&run=nope"), 404, "unknown_run")
 

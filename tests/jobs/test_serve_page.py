@@ -83,7 +83,8 @@ def page(browser: Any, address: str) -> Iterator[Any]:
     page.goto(address)
     page.wait_for_selector("form.door")  # without a token there is a door
     page.goto(f"{address}#token={TOKEN}")
-    page.reload()
+    page.wait_for_selector(".video[role=listitem]")
+    page.reload()  # by the cookie alone
     page.wait_for_selector(".video[role=listitem]")
     yield page
     assert not wrong

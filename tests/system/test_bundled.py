@@ -36,11 +36,11 @@ def events(log: Path, read_log: Any) -> list[tuple[Any, ...]]:
 def test_it_sees_what_was_drawn_with_any_number_of_ranks(
     truth: Path, ray_session: None, tmp_path: Path, read_log: Any
 ) -> None:
-    logs = {ranks: tmp_path / f"{ranks}" for ranks in (1, 2, 4)}
+    logs = {ranks: tmp_path / f"{ranks}" for ranks in (1, 4)}
     for ranks, log in logs.items():
         run(str(truth.with_name(FILM.file)), str(log), "bundled", ranks=ranks, replicas=1)
     alone = events(logs[1], read_log)
-    assert alone == events(logs[2], read_log) == events(logs[4], read_log)
+    assert alone == events(logs[4], read_log)
     found = score(str(logs[1]), read_truth(truth), moments=MOMENTS)
     assert (found.f1(0.5) or 0) > 0.25  # one short film; python -m jobs.bench.truth has the figures, chance has 0
 
