@@ -29,6 +29,8 @@ _FACE_SIDE = 480  # px of the short side that faces are looked for in: YuNet fin
 _FRONTAL_SCORE = -0.2  # dlib's own is 0
 _FRONTAL_SIDE = 720  # px of the short side: it finds faces from 80 px on
 _TEXT = {"Det.limit_type": "min", "Det.limit_side_len": 736, "Det.thresh": 0.2, "Det.box_thresh": 0.3}
+#: Of both sides of a picture: a line of text that takes more is looked at again.
+_WHOLE = 0.8
 #: Sizes at which QR codes are looked for: enlarged, small ones are found that a reader can still read.
 _CODE_SCALES = (1, 3)
 #: And bar codes: the detector misses wide bars (3 px and more) and thin ones.
@@ -125,15 +127,24 @@ class Text:
         return {"what": "text", "rapidocr": version, "weights_hash": digest.hexdigest(), "settings": _TEXT}
 
     def __call__(self, picture: Picture) -> list[Box]:
-        found = self._ocr(picture[..., ::-1], use_det=True, use_cls=False, use_rec=False)
-        if found.boxes is None:
-            return []
+        size = np.array(picture.shape[1::-1])
+        found = self._lines(picture)
+        if any((corners.max(0) - corners.min(0) > _WHOLE * size).all() for corners in found):
+            # A soft background without any text may be taken for one whole: with room around, letters alone are found.
+            x, y = size // 2
+            framed = np.asarray(cv2.copyMakeBorder(picture, y, y, x, x, cv2.BORDER_REPLICATE), np.uint8)
+            found = [corners - (x, y) for corners in self._lines(framed)]
         boxes = []
-        for corners in np.asarray(found.boxes, float):
+        for corners in found:
             (left, top), (right, bottom) = corners.min(0), corners.max(0)
             pad = 0.25 * min(right - left, bottom - top)
             boxes.append(_box(left, top, right, bottom, pad, pad))
         return boxes
+
+    def _lines(self, picture: Picture) -> list[npt.NDArray[np.floating]]:
+        """The corners [4, 2] of each line of text."""
+        found = self._ocr(picture[..., ::-1], use_det=True, use_cls=False, use_rec=False)
+        return [] if found.boxes is None else list(np.asarray(found.boxes, float))
 
 
 class Codes:
