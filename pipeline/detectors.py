@@ -29,8 +29,9 @@ _FACE_SIDE = 480  # px of the short side that faces are looked for in: YuNet fin
 _FRONTAL_SCORE = -0.2  # dlib's own is 0
 _FRONTAL_SIDE = 720  # px of the short side: it finds faces from 80 px on
 _TEXT = {"Det.limit_type": "min", "Det.limit_side_len": 736, "Det.thresh": 0.2, "Det.box_thresh": 0.3}
-#: Of both sides of a picture: a line of text that takes more is looked at again.
-_WHOLE = 0.8
+#: A line of text that takes more than this of both sides of a picture is looked at again, and is none where it then
+#: takes more than there was.
+_WHOLE, _TOO_LARGE = 0.8, 1.3
 #: Sizes at which QR codes are looked for: enlarged, small ones are found that a reader can still read.
 _CODE_SCALES = (1, 3)
 #: And bar codes: the detector misses wide bars (3 px and more) and thin ones.
@@ -127,13 +128,12 @@ class Text:
         return {"what": "text", "rapidocr": version, "weights_hash": digest.hexdigest(), "settings": _TEXT}
 
     def __call__(self, picture: Picture) -> list[Box]:
-        size = np.array(picture.shape[1::-1])
         found = self._lines(picture)
-        if any((corners.max(0) - corners.min(0) > _WHOLE * size).all() for corners in found):
+        if any(_takes(_WHOLE, picture, corners) for corners in found):
             # A soft background without any text may be taken for one whole: with room around, letters alone are found.
-            x, y = size // 2
+            y, x = (side // 2 for side in picture.shape[:2])
             framed = np.asarray(cv2.copyMakeBorder(picture, y, y, x, x, cv2.BORDER_REPLICATE), np.uint8)
-            found = [corners - (x, y) for corners in self._lines(framed)]
+            found = [corners - (x, y) for corners in self._lines(framed) if not _takes(_TOO_LARGE, picture, corners)]
         boxes = []
         for corners in found:
             (left, top), (right, bottom) = corners.min(0), corners.max(0)
@@ -179,6 +179,11 @@ def _found(find: Callable[..., Any], grey: Picture, scales: Sequence[float]) -> 
         there, corners = find(cv2.resize(grey, size, interpolation=how))
         if there:
             yield from np.asarray(corners, float).reshape(-1, 4, 2) / scale
+
+
+def _takes(share: float, picture: Picture, corners: npt.NDArray[np.floating]) -> bool:
+    """Whether a find takes more than so much of both sides of the picture."""
+    return bool((np.ptp(corners, axis=0) > share * np.array(picture.shape[1::-1])).all())
 
 
 Detector = Faces | FrontalFaces | Text | Codes
