@@ -216,23 +216,24 @@ def _watched(archive: str, log: Path) -> dict[str, float]:
 
 
 def _peak_memory(process: subprocess.Popen[str]) -> dict[str, int]:
-    """Peak bytes of the processes' proportional set size, all together and of the driver, until the process ends."""
+    """Peak bytes of the processes' own memory, all together and of the driver, until the process ends."""
     peak = {"all_mib": 0, "driver_mib": 0}
     while process.poll() is None:
-        driver = _pss(process.pid)
+        driver = _own(process.pid)
         peak["driver_mib"] = max(peak["driver_mib"], driver)
-        peak["all_mib"] = max(peak["all_mib"], driver + sum(map(_pss, descendants(process.pid))))
+        peak["all_mib"] = max(peak["all_mib"], driver + sum(map(_own, descendants(process.pid))))
         time.sleep(0.25)
     return peak
 
 
-def _pss(pid: int) -> int:
-    """Proportional set size in bytes (proc(5), smaps_rollup): shared pages, the object store's too, counted once."""
+def _own(pid: int) -> int:
+    """Bytes of a process (proc(5), smaps_rollup), those that it shares, as in the object store, counted once; without
+    the pages of files, programs above all: its share of these grows when other processes end."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
         return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
 
 
 def main() -> int:

@@ -190,7 +190,9 @@ async def load(port: int, path: Callable[[], str], connections: int, lasts_s: fl
     took: list[float] = []
     failed = 0
     loop = asyncio.get_running_loop()
-    lines = [await asyncio.open_connection("127.0.0.1", port) for _ in range(connections)]
+
+    async def opened() -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        return [await asyncio.open_connection("127.0.0.1", port) for _ in range(connections)]
 
     async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, until: float, count: bool) -> None:
         nonlocal failed
@@ -203,7 +205,11 @@ async def load(port: int, path: Callable[[], str], connections: int, lasts_s: fl
             if loop.time() >= until:
                 return
 
+    lines = await opened()
     await asyncio.gather(*(one(*line, loop.time() + lasts_s / 5, False) for line in lines))  # caches fill
+    for _, writer in lines:  # the server may have ended one that waited for the others
+        writer.close()
+    lines = await opened()
     began = loop.time()
     await asyncio.gather(*(one(*line, began + lasts_s, True) for line in lines))
     within_s = loop.time() - began
