@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import LogError, UsageError
@@ -157,6 +158,8 @@ def rows_of(table: pa.Table) -> list[tuple[Any, ...]]:
 
 
 def _cells(column: pa.ChunkedArray) -> list[Any]:
+    if pa.types.is_float32(column.type):  # the shortest number that is the same one: 0.85, not 0.8500000238418579
+        return [None if cell is None else float(str(np.float32(cell))) for cell in column.to_pylist()]
     try:
         return column.to_pylist()
     except (ValueError, OverflowError):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from pipeline.errors import LogError, UsageError
@@ -188,3 +189,8 @@ def test_dates_that_python_does_not_have(snapshot: Snapshot) -> None:
     ]
     assert rows_of(select(snapshot, "select '2026-01-02'::date as d")) == [(date(2026, 1, 2),)]
     assert rows_of(select(snapshot, "select 1 as a where false")) == []
+
+
+def test_a_short_float_is_written_as_what_it_was() -> None:
+    column = pa.array([0.85, 1 / 3, None, float("inf")], pa.float32())
+    assert rows_of(pa.table({"confidence": column})) == [(0.85,), (0.33333334,), (None,), (float("inf"),)]
