@@ -40,3 +40,23 @@ def good(moe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def damaged(good: Path, tmp_path: Path) -> Path:
     """A copy of it to be damaged."""
     return Path(shutil.copytree(good, tmp_path / "damaged"))
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A server that speaks the chat API and does what a test plans."""
+    from model.served import retry
+    from tests.model import served_fake
+
+    monkeypatch.setattr(retry, "FIRST_S", 0.01)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with served_fake.running() as server:
+        yield server
+
+
+@pytest.fixture
+def prompt(tmp_path: Path) -> str:
+    """A short prompt file."""
+    path = tmp_path / "short.toml"
+    path.write_text('system = "Look."\nuser = "List."\n[answer]\nkinds = ["a", "b"]\nmax_events = 3\nmax_text = 6\n')
+    return str(path)

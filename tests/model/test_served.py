@@ -6,8 +6,6 @@ import base64
 import io
 import json
 import pickle
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import av
@@ -17,7 +15,7 @@ import pytest
 
 from model.qwen3_vl.asking import bare
 from model.registry import find_model
-from model.served import MOST_S, PATIENCE_S, client, retry
+from model.served import MOST_S, PATIENCE_S, client
 from model.served.dialect import Served
 from model.served.pictures import as_images, as_mp4, as_vllm_video, encoded, on_grid
 from pipeline.config import RunConfig
@@ -29,21 +27,6 @@ from tests.model.served_fake import a_window, pixels
 from workers.settings import Limits
 
 S = 1_000_000
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setattr(retry, "FIRST_S", 0.01)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with served_fake.running() as server:
-        yield server
-
-
-@pytest.fixture
-def prompt(tmp_path: Path) -> str:
-    path = tmp_path / "short.toml"
-    path.write_text('system = "Look."\nuser = "List."\n[answer]\nkinds = ["a", "b"]\nmax_events = 3\nmax_text = 6\n')
-    return str(path)
 
 
 VLLM = {"/version": {"version": "0.33.0"}}

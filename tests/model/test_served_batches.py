@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from model.interface import answers_of
 from model.registry import find_model
-from model.served import retry
 from pipeline.errors import ModelAway, ModelError
-from tests.model import served_fake
 from tests.model.served_fake import ANSWER, a_window, chunks
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setattr(retry, "FIRST_S", 0.01)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with served_fake.running() as server:
-        yield server
-
-
-@pytest.fixture
-def prompt(tmp_path: Path) -> str:
-    path = tmp_path / "short.toml"
-    path.write_text('system = "Look."\nuser = "List."\n[answer]\nkinds = ["a", "b"]\nmax_events = 3\nmax_text = 6\n')
-    return str(path)
 
 
 def load(fake: Any, prompt: str, **settings: Any) -> Any:
