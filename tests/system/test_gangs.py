@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,10 +87,14 @@ def test_a_killed_rank_leaves_the_log_whole(archive: Path, checkpoint: tuple[str
     deaths: list[int] = []
 
     def kill_one(progress: Progress) -> None:
+        """Kill a rank when both replicas are up and work is left; the driver is held up so that this can be met."""
         deaths.append(progress.replica_deaths)
-        if not killed and progress.windows >= 2:
+        if killed or not progress.replicas:
+            return
+        if progress.replicas == 2 and progress.windows:
             killed.append(ranks_of_this_session()[0])
             os.kill(killed[0], signal.SIGKILL)
+        time.sleep(2.0 if killed else 0.5)
 
     log = tmp_path / "log"
     summary = run(str(archive), str(log), model, settings=settings, ranks=2, replicas=2, on_progress=kill_one)
