@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring as _quoted
+from operator import attrgetter
 from typing import Any
 
 from pipeline.features.vectors import FrameFeatures
@@ -30,6 +31,10 @@ class WindowEvent:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     continues_before: bool = False
     continues_after: bool = False
+
+    def __reduce__(self) -> tuple[Any, ...]:  # as of `Window`
+        what = (self.kind, self.text, self.confidence, self.evidence_us, self.attributes)
+        return WindowEvent, (self.start_us, self.end_us, *what, self.continues_before, self.continues_after)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +96,17 @@ class Event:
     evidence_us: tuple[int, ...]
     attributes: Mapping[str, Any]
 
+    def __reduce__(self) -> tuple[Any, ...]:  # as of `Window`
+        windows = (self.window_first, self.window_last, self.evidence_us)
+        return Event, (self.start_us, self.end_us, self.kind, self.text, self.confidence, *windows, self.attributes)
+
     def event_id(self, video_id: str, run_id: str) -> str:
         """Stable hash (16 hex digits) of what the event says, about which video, in which run."""
         return event_ids(video_id, run_id, (self,))[0]
+
+
+#: Order of a video's events; queries bisect on it.
+EVENT_ORDER = attrgetter("start_us", "end_us", "kind", "text")
 
 
 def event_ids(video_id: str, run_id: str, events: Iterable[Event]) -> list[str]:

@@ -13,7 +13,7 @@ import gzip
 import json
 import time
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
@@ -46,9 +46,19 @@ class KeptWindow:
 
 def keep(store: Store, config_hash: str, video_id: str, windows: Sequence[KeptWindow]) -> str:
     """Write windows of one video; returns the path. Raises LogError, OSError where the store cannot be written."""
-    lines = [json.dumps({"version": VERSION}), *(json.dumps(_plain(w), default=_other) for w in windows)]
+    return _put(store, config_hash, video_id, (json.dumps(_plain(w), default=_other) for w in windows))
+
+
+def join(store: Store, config_hash: str, video_id: str, paths: Sequence[str]) -> str:
+    """Write one file that holds what several of one video hold; returns its path, the others stay. Raises LogError,
+    OSError where the store cannot be read or written."""
+    return _put(store, config_hash, video_id, (line for path in paths for line in _lines(store, path)))
+
+
+def _put(store: Store, config_hash: str, video_id: str, lines: Iterable[str]) -> str:
+    text = "\n".join([json.dumps({"version": VERSION}), *lines])
     path = f"{_folder(config_hash)}/{video_id}/{fresh_name()}.jsonl.gz"
-    store.put(path, gzip.compress("\n".join(lines).encode(), compresslevel=1))
+    store.put(path, gzip.compress(text.encode(), compresslevel=1))
     return path
 
 
@@ -73,30 +83,31 @@ def forgotten_files(store: Store) -> list[str]:
     return [path for path, _, changed in store.list(FOLDER) if changed < time.time() - FORGET_S]
 
 
-def read_kept(store: Store, paths: Iterable[str], expected: Mapping[int, Window]) -> list[KeptWindow]:
-    """What files hold of the `expected` windows (by index), each once, by index."""
-    kept: dict[int, KeptWindow] = {}
+def read_kept(store: Store, paths: Iterable[str], expected: Mapping[int, Window]) -> Iterator[KeptWindow]:
+    """What files hold of the `expected` windows (by index), each once. What cannot be read is as good as absent."""
+    seen: set[int] = set()
     for path in paths:
         try:
-            text = _unpacked(store.read(path))
-            lines = text.decode().split("\n")
-            if json.loads(lines[0]) != {"version": VERSION}:
-                continue
-            windows = [_parsed(json.loads(line), expected) for line in lines[1:]]
-        except (
-            OSError,
-            LogError,
-            EOFError,
-            zlib.error,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            RecursionError,
-        ):
+            lines = _lines(store, path)
+        except (LogError, OSError):
             continue
-        kept.update((w.window.index, w) for w in windows if w is not None)
-    return [kept[index] for index in sorted(kept)]
+        for line in lines:
+            try:
+                window = _parsed(json.loads(line), expected)
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                continue
+            if window is not None and window.window.index not in seen:
+                seen.add(window.window.index)
+                yield window
+
+
+def _lines(store: Store, path: str) -> list[str]:
+    """The lines of a file, one for each window; none where it is gone, damaged, or of another version."""
+    try:
+        first, *lines = _unpacked(store.read(path)).decode().split("\n")
+        return lines if json.loads(first) == {"version": VERSION} else []
+    except (FileNotFoundError, EOFError, zlib.error, ValueError, RecursionError):
+        return []
 
 
 def _folder(config_hash: str) -> str:

@@ -12,13 +12,12 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any
 
-from pipeline.event import OTHER_KINDS, Event, KindRule, WindowEvent, WindowEvents
+from pipeline.event import EVENT_ORDER, OTHER_KINDS, Event, KindRule, WindowEvent, WindowEvents
 from pipeline.plan import Window
 
 MAX_KIND = 64  # characters
@@ -52,6 +51,7 @@ class _Span:
     said_before: bool  # the part that begins first: it was going on before its window
     open_until: int  # the latest window that said "still going on", -1 if none
     longest_us: int = 0  # length of the part that gave the text
+    settled: bool = False  # nothing can join it any more
 
 
 def reduce_events(answers: Iterable[WindowEvents], rules: Mapping[str, KindRule], duration_us: int) -> Reduced:
@@ -59,38 +59,95 @@ def reduce_events(answers: Iterable[WindowEvents], rules: Mapping[str, KindRule]
 
     Every event ends after it starts; a moment is 1 µs long. O(n log n) in the number of reported events.
     """
-    ordered = sorted(answers, key=lambda a: a.window.index)
-    cores = _cores([a.window for a in ordered])
-    dropped: dict[str, int] = {}
-    kinds: dict[str, list[_Span]] = {}
-    other = rules.get(OTHER_KINDS, KindRule())
-    for answer, core in zip(ordered, cores, strict=True):
-        for number, event in enumerate(answer.events):
-            span = _checked(event, answer.window, duration_us) if number < MAX_EVENTS else "too many in one window"
-            if isinstance(span, str):
-                dropped[span] = dropped.get(span, 0) + 1
-            elif not rules.get(span.kind, other).exclusive or _cut(span, core):
-                kinds.setdefault(span.kind, []).append(span)
+    reducer = Reducer(rules, duration_us)
     events: list[Event] = []
-    for kind, spans in kinds.items():
-        rule = rules.get(kind, other)
-        spans.sort(key=lambda s: (s.start_us, s.end_us, s.window_first, s.text))
-        for span in _merge_points(spans, rule) if rule.point else _merge_spans(spans, rule):
+    for answer in sorted(answers, key=lambda a: a.window.index):
+        events += reducer.add(answer)
+    events += reducer.end()
+    return Reduced(tuple(sorted(events, key=EVENT_ORDER)), reducer.dropped)
+
+
+class Reducer:
+    """`reduce_events` of a video too long to be held: answers come by window, and events go as soon as no later answer
+    can change them; by end, more or less. `dropped`: as of `Reduced`, so far."""
+
+    def __init__(self, rules: Mapping[str, KindRule], duration_us: int) -> None:
+        self.dropped: dict[str, int] = {}
+        self._rules, self._other, self._duration_us = rules, rules.get(OTHER_KINDS, KindRule()), duration_us
+        self._kinds: dict[str, _Kind] = {}
+        self._last: WindowEvents | None = None  # taken in when the next shows where they overlap
+        self._core_us: int | None = None  # where the core of the last begins; None: with it
+
+    def add(self, answer: WindowEvents) -> list[Event]:
+        """The answer of a window that begins no earlier than those before it; returns what is settled by it. Raises
+        ValueError for one out of order."""
+        last, self._last = self._last, answer
+        if last is None:
+            return []
+        now, then = last.window, answer.window
+        if then.index <= now.index or then.start_us < now.start_us:
+            raise ValueError(f"window {then.index} after window {now.index}")
+        edge_us = (now.end_us + then.start_us) // 2 if then.start_us < now.end_us else None
+        self._take(last, edge_us)
+        self._core_us = edge_us
+        return self._settled(then.start_us, then.index)
+
+    def end(self) -> list[Event]:
+        """After the last answer: what is left."""
+        if self._last is not None:
+            self._take(self._last, None)
+            self._last = None
+        return self._settled(None, 0)
+
+    def _take(self, answer: WindowEvents, until_us: int | None) -> None:
+        """Its core, the part that is its alone to judge, ends at `until_us` (None: with it): overlaps are cut in their
+        middle."""
+        window = answer.window
+        core = (
+            window.start_us if self._core_us is None else self._core_us,
+            window.end_us if until_us is None else until_us,
+        )
+        for number, event in enumerate(answer.events):
+            span = _checked(event, window, self._duration_us) if number < MAX_EVENTS else "too many in one window"
+            if isinstance(span, str):
+                self.dropped[span] = self.dropped.get(span, 0) + 1
+                continue
+            kind = self._kinds.get(span.kind)
+            if kind is None:
+                kind = self._kinds[span.kind] = _Kind(self._rules.get(span.kind, self._other))
+            if not kind.rule.exclusive or _cut(span, core):
+                kind.pending.append(span)
+
+    def _settled(self, from_us: int | None, window: int) -> list[Event]:
+        """The events that spans which begin at `from_us` or later, in `window` or later, can have no part in (None: no
+        more spans will come)."""
+        return [event for kind in self._kinds.values() for event in kind.settled(from_us, window)]
+
+
+class _Kind:
+    """Spans of one kind being joined. `pending`: those that others may still come before."""
+
+    def __init__(self, rule: KindRule) -> None:
+        self.rule = rule
+        self.pending: list[_Span] = []
+        self._joined = _Points(rule) if rule.point else _Spans(rule)
+
+    def settled(self, from_us: int | None, window: int) -> Iterator[Event]:
+        """See `Reducer`."""
+        rule, due = self.rule, self.pending
+        if from_us is not None:
+            due = [s for s in self.pending if s.start_us < from_us]
+            self.pending = [s for s in self.pending if s.start_us >= from_us]
+        else:
+            self.pending = []
+        for span in sorted(due, key=lambda s: (s.start_us, s.end_us, s.window_first, s.text)):
+            self._joined.join(span)
+        window = min((s.window_first for s in self.pending), default=window)
+        for span in self._joined.settled(from_us, window):
             if not rule.point and span.end_us - span.start_us < rule.min_us:
                 continue
             if span.confidence is None or span.confidence >= rule.min_confidence:
-                events.append(_event(span))
-    events.sort(key=lambda e: (e.start_us, e.end_us, e.kind, e.text))
-    return Reduced(tuple(events), dropped)
-
-
-def _cores(windows: Sequence[Window]) -> list[tuple[int, int]]:
-    """The part of each window (by index) that is its alone to judge: overlaps are cut in their middle."""
-    edges = [(a.end_us + b.start_us) // 2 if b.start_us < a.end_us else None for a, b in pairwise(windows)]
-    return [
-        (w.start_us if low is None else low, w.end_us if high is None else high)
-        for w, low, high in zip(windows, [None, *edges], [*edges, None], strict=False)
-    ]
+                yield _event(span)
 
 
 def _cut(span: _Span, core: tuple[int, int]) -> bool:
@@ -99,28 +156,62 @@ def _cut(span: _Span, core: tuple[int, int]) -> bool:
     return span.start_us < span.end_us
 
 
-def _merge_spans(spans: Iterable[_Span], rule: KindRule) -> list[_Span]:
-    """Join spans (by start) of equal text that overlap, touch, lie within the gap, or go on in the next window."""
-    wholes: list[_Span] = []
-    latest: dict[str, _Span] = {}
-    recent: list[_Span] = []  # only where alike texts count as equal
-    for span in spans:
-        whole = latest.get(span.text)
+class _Joined:
+    """Spans that are joined with those that come later, by start."""
+
+    def __init__(self, rule: KindRule) -> None:
+        self._rule = rule
+        self._open: list[_Span] = []
+        self._latest: dict[str, _Span] = {}  # by text
+
+    def settled(self, from_us: int | None, window: int) -> list[_Span]:
+        """Take out those that no span which begins at `from_us` or later, in `window` or later, can join."""
+        if from_us is None:
+            done, self._open, self._latest = self._open, [], {}
+            return done
+        done = []
+        for span in self._open:
+            span.settled = self._over(span, from_us, window)
+            if span.settled:
+                done.append(span)
+        if done:
+            self._open = [s for s in self._open if not s.settled]
+            self._latest = {text: s for text, s in self._latest.items() if not s.settled}
+        return done
+
+    def _over(self, span: _Span, from_us: int, window: int) -> bool:
+        raise NotImplementedError
+
+
+class _Spans(_Joined):
+    """Spans of equal text that overlap, touch, lie within the gap, or go on in the next window."""
+
+    def __init__(self, rule: KindRule) -> None:
+        super().__init__(rule)
+        self._recent: list[_Span] = []  # only where alike texts count as equal
+
+    def join(self, span: _Span) -> None:
+        rule, whole = self._rule, self._latest.get(span.text)
         if whole is not None and not _meet(whole, span, rule):
             whole = None
         if rule.similarity < 1:
-            recent = [
-                w for w in recent if w.end_us + rule.gap_us >= span.start_us or w.open_until >= span.window_first - 1
+            self._recent = [
+                w
+                for w in self._recent
+                if w.end_us + rule.gap_us >= span.start_us or w.open_until >= span.window_first - 1
             ]
-            whole = whole or _most_alike(recent, span, rule)
+            whole = whole or _most_alike(self._recent, span, rule)
+            if whole is None:
+                self._recent.append(span)
         if whole is None:
-            wholes.append(span)
-            recent.append(span)
-            latest[span.text] = span
+            self._open.append(span)
+            self._latest[span.text] = span
         else:
-            latest[span.text] = whole
+            self._latest[span.text] = whole
             _absorb(whole, span)
-    return wholes
+
+    def _over(self, span: _Span, from_us: int, window: int) -> bool:
+        return span.end_us + self._rule.gap_us < from_us and span.open_until + 1 < window
 
 
 def _meet(whole: _Span, span: _Span, rule: KindRule) -> bool:
@@ -160,20 +251,22 @@ def _likeness(a: str, b: str, at_least: float) -> float:
     return 1 - row[-1] / longer if longer and row[-1] <= most else float(not longer)
 
 
-def _merge_points(spans: Iterable[_Span], rule: KindRule) -> list[_Span]:
-    """Join moments (by time) of equal text at the same time, or closer than the gap to the first of them."""
-    wholes: list[_Span] = []
-    latest: dict[str, _Span] = {}
-    for span in spans:
-        whole = latest.get(span.text)
-        if whole is not None and (span.start_us == whole.start_us or span.start_us - whole.start_us < rule.gap_us):
+class _Points(_Joined):
+    """Moments of equal text at the same time, or closer than the gap to the first of them."""
+
+    def join(self, span: _Span) -> None:
+        whole = self._latest.get(span.text)
+        near_us = max(1, self._rule.gap_us)
+        if whole is not None and span.start_us - whole.start_us < near_us:
             end_us = whole.end_us
             _absorb(whole, span)
             whole.end_us = end_us
         else:
-            wholes.append(span)
-            latest[span.text] = span
-    return wholes
+            self._open.append(span)
+            self._latest[span.text] = span
+
+    def _over(self, span: _Span, from_us: int, window: int) -> bool:
+        return from_us - span.start_us >= max(1, self._rule.gap_us)
 
 
 def _absorb(whole: _Span, part: _Span) -> None:

@@ -9,9 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 from pipeline.errors import LogError
-from pipeline.event import KindRule
+from pipeline.event import EVENT_ORDER, Event, KindRule
 from pipeline.log.records import VideoResult, WindowRecord
-from pipeline.reduce import reduce_events
+from pipeline.packed import Packed
+from pipeline.reduce import Reducer
 from workers.work import Answer, Watched
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,15 @@ def video_result(
 ) -> tuple[VideoResult, Mapping[str, int]]:
     """The row of a video with its windows and events, and how many reported events were dropped, by cause."""
     video = watched.video
-    reduced = reduce_events((a.events for a in watched.answers), rules, video.duration_us)
+    reducer = Reducer(rules, video.duration_us)
+    events: Packed[Event] = Packed(EVENT_ORDER)
+    windows: Packed[WindowRecord] = Packed(_by_window)
+    for answer in watched.answers:
+        windows.add(_window_record(answer))
+        for event in reducer.add(answer.events):
+            events.add(event)
+    for event in reducer.end():
+        events.add(event)
     result = VideoResult(
         video_id=video.video_id,
         run_id=run_id,
@@ -56,10 +65,14 @@ def video_result(
         codec=video.codec,
         frame_rate=video.frame_rate,
         lost_us=_union(watched.lost_us),
-        windows=tuple(map(_window_record, watched.answers)),
-        events=reduced.events,
+        windows=windows,
+        events=events,
     )
-    return result, reduced.dropped
+    return result, reducer.dropped
+
+
+def _by_window(record: WindowRecord) -> int:
+    return record.window.index
 
 
 def _window_record(answer: Answer) -> WindowRecord:

@@ -7,7 +7,7 @@ The driver holds references and small records, never pixels. What is done next i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from itertools import chain
 from typing import Any
@@ -90,7 +90,7 @@ class Flow:
             lambda why: self._teller.event("waiting", "watch", "frames", "", why),
         )
         self._keeper = keeper
-        self._loading: dict[Future[list[Answer]], Video] = {}
+        self._loading: dict[Future[Collection[Answer]], Video] = {}
         self._schedule = Schedule(
             config.sampling,
             config.windowing,
@@ -191,7 +191,7 @@ class Flow:
         else:
             self._loading[loading] = video
 
-    def _add(self, video: Video, kept: Sequence[Answer]) -> None:
+    def _add(self, video: Video, kept: Collection[Answer]) -> None:
         windows = self._schedule.add(video, kept)
         self.progress.windows_known += windows - len(kept)
         self.progress.windows_kept += len(kept)
@@ -214,7 +214,7 @@ class Flow:
         for loading in [f for f in self._loading if f.done()]:
             video, kept = self._loading.pop(loading), loading.result()
             if self._keeper is not None:
-                self._keeper.loaded(video.video_id, kept)
+                self._keeper.loaded(video.video_id)
             self._add(video, kept)
         self._pool.pump()
         for outcome in self._pool.overdue():

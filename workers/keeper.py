@@ -4,32 +4,40 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 
 from pipeline.errors import LogError
-from pipeline.kept import KeptWindow, keep, kept_files, read_kept
+from pipeline.kept import KeptWindow, join, keep, kept_files, read_kept
 from pipeline.log.store import open_store
+from pipeline.packed import Packed
 from pipeline.plan import Windowing
 from pipeline.video import Video
 from workers.work import Answer, Decoded
 
 EVERY_S = 5.0  # at most so much work is lost; a video that takes less is never written here
-MAX_FILES = 32  # of one video, before they become one
+MAX_FILES = 32  # of one video and level, before they become one of the next level
+LEVELS = 3  # the last one's files hold more than an hour of work each, and stay
 
 logger = logging.getLogger(__name__)
 
 
+#: Paths of one video's files, by level.
+Levels = Sequence[Sequence[str]]
+
+
 @dataclass(slots=True)
 class _Kept:
-    """What is known of one unfinished video. `answers[written:]` are in no file yet, `since` is how old these are."""
+    """What is known of one unfinished video. `fresh`: answers that are in no file, since `since`; `sent`: those that
+    are being written."""
 
-    answers: list[Answer] = field(default_factory=list)
-    written: int = 0
+    fresh: list[Answer] = field(default_factory=list)
     since: float = 0.0
-    files: list[str] = field(default_factory=list)
-    writing: Future[str] | None = None
+    sent: list[Answer] = field(default_factory=list)
+    files: Levels = ()
+    writing: Future[Levels] | None = None
     over: bool = False  # nothing more is to be written
 
 
@@ -58,7 +66,7 @@ class Keeper:
             kept = self._videos.pop(video_id, None)
             if kept is not None:
                 kept.over = True
-                paths += kept.files
+                paths += chain.from_iterable(kept.files)
                 if kept.writing is not None:
                     kept.writing.add_done_callback(self._delete_written)
         if paths:
@@ -69,10 +77,10 @@ class Keeper:
         memory no longer."""
         for video_id in video_ids:
             kept = self._videos.pop(video_id, None)
-            if kept is not None and (fresh := kept.answers[kept.written :]):
-                self._thread.submit(self._write, video_id, fresh, []).add_done_callback(self._tell)
+            if kept is not None and kept.fresh:
+                self._thread.submit(self._write, video_id, kept.fresh, ()).add_done_callback(self._tell)
 
-    def load(self, video: Video, windowing: Windowing) -> Future[list[Answer]] | None:
+    def load(self, video: Video, windowing: Windowing) -> Future[Collection[Answer]] | None:
         """What an earlier driver left of a video that is taken up; None where that is nothing."""
         paths = self._found.get(video.video_id)
         return None if paths is None else self._thread.submit(self._load, video, windowing, paths)
@@ -81,14 +89,13 @@ class Keeper:
         """Fresh answers of unfinished videos."""
         for answer in answers:
             kept = self._videos.setdefault(answer.decoded.window.video_id, _Kept())
-            if kept.written == len(kept.answers):
+            if not kept.fresh:
                 kept.since = time.monotonic()
-            kept.answers.append(answer)
+            kept.fresh.append(answer)
 
-    def loaded(self, video_id: str, answers: Sequence[Answer]) -> None:
+    def loaded(self, video_id: str) -> None:
         """What `load` gave has been taken up."""
-        files = self._found.pop(video_id, [])
-        self._videos[video_id] = _Kept(list(answers), len(answers), 0.0, files)
+        self._videos[video_id] = _Kept(files=(self._found.pop(video_id, []),))
 
     def pump(self, now: bool = False) -> None:
         """Write what has waited long enough (`now`: all there is)."""
@@ -99,14 +106,9 @@ class Keeper:
         for video_id, kept in self._videos.items():
             if kept.writing is not None and kept.writing.done():
                 self._written(kept)
-            due = now or clock - kept.since >= self._every_s
-            if kept.writing is None and due and kept.written < len(kept.answers):
-                whole = len(kept.files) >= MAX_FILES
-                fresh = kept.answers if whole else kept.answers[kept.written :]
-                old = kept.files if whole else []
-                kept.files = [] if whole else kept.files
-                kept.written = len(kept.answers)
-                kept.writing = self._thread.submit(self._write, video_id, list(fresh), old)
+            if kept.writing is None and kept.fresh and (now or clock - kept.since >= self._every_s):
+                kept.sent, kept.fresh = kept.fresh, []
+                kept.writing = self._thread.submit(self._write, video_id, kept.sent, kept.files)
 
     def finish(self) -> None:
         """Write all there is of unfinished videos, and wait for it."""
@@ -120,33 +122,47 @@ class Keeper:
         assert kept.writing is not None
         error = kept.writing.exception()
         if error is None:
-            kept.files.append(kept.writing.result())
+            kept.files = kept.writing.result()
         elif isinstance(error, LogError | OSError):
-            kept.written, kept.since = 0, time.monotonic()  # all of it again, some time later
+            kept.fresh, kept.since = kept.sent + kept.fresh, time.monotonic()  # again, some time later
             self._tell(kept.writing)
         else:
             raise error
-        kept.writing = None
+        kept.sent, kept.writing = [], None
 
-    def _tell(self, writing: Future[str]) -> None:
+    def _tell(self, writing: Future[Levels]) -> None:
         """Say once why nothing can be kept."""
         error = writing.exception()
         if error is not None and not self._told:
             self._told = True
             logger.warning("windows of unfinished videos cannot be kept beside the log: %s", error)
 
-    def _write(self, video_id: str, answers: list[Answer], old: list[str]) -> str:
+    def _write(self, video_id: str, answers: list[Answer], files: Levels) -> Levels:
+        """Write answers; returns `files` with the new one, and many small ones joined to one."""
         path = keep(self._store, self._config_hash, video_id, [_flat(a) for a in answers])
-        self._delete(old)
-        return path
+        first, *rest = files or ((),)
+        levels = [[*first, path], *map(list, rest)]
+        for level in range(LEVELS - 1):
+            old = levels[level]
+            if len(old) < MAX_FILES:
+                break
+            try:
+                whole = join(self._store, self._config_hash, video_id, old)
+            except (LogError, OSError) as error:
+                logger.info("kept windows cannot be joined now: %s", error)
+                break
+            levels[level : level + 2] = [[], [*chain(*levels[level + 1 : level + 2]), whole]]
+            self._delete(old)
+        return levels
 
-    def _load(self, video: Video, windowing: Windowing, paths: list[str]) -> list[Answer]:
+    def _load(self, video: Video, windowing: Windowing, paths: list[str]) -> Collection[Answer]:
         count = windowing.count(video.duration_us)
         expected = {i: windowing.window(video.video_id, i, video.duration_us) for i in range(count)}
-        return [
+        kept = (
             Answer(Decoded(k.window, k.frame_us, k.lost_us, k.decode_s, k.frame_bytes), k.events, k.attempt, k.replica)
             for k in read_kept(self._store, paths, expected)
-        ]
+        )
+        return Packed(Answer.index, kept)
 
     def _delete(self, paths: list[str]) -> None:
         try:
@@ -154,9 +170,9 @@ class Keeper:
         except (LogError, OSError) as error:  # deleted when a run finds them done, or too old
             logger.info("kept windows cannot be deleted now: %s", error)
 
-    def _delete_written(self, writing: Future[str]) -> None:
+    def _delete_written(self, writing: Future[Levels]) -> None:
         if writing.exception() is None:
-            self._delete([writing.result()])
+            self._delete([*chain.from_iterable(writing.result())])
 
 
 def _flat(answer: Answer) -> KeptWindow:

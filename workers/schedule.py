@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from bisect import insort
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from pipeline.event import WindowEvents
 from pipeline.log.records import Status
@@ -73,15 +73,15 @@ class Schedule:
         """How many windows wait for a replica."""
         return len(self._ready)
 
-    def add(self, video: Video, kept: Sequence[Answer] = ()) -> int:
+    def add(self, video: Video, kept: Collection[Answer] = ()) -> int:
         """Take up a video; returns how many windows it has. `kept`: answers that are there already."""
         windows = self._windowing.count(video.duration_us)
         self._orders += 1
         lost = {span for answer in kept for span in answer.decoded.lost_us}
         missing = windows - len(kept)
-        work = Standing(
-            video, self._orders, windows, missing, missing, self.window_bytes(video), list(kept), lost_us=lost
-        )
+        work = Standing(video, self._orders, windows, missing, missing, self.window_bytes(video), lost_us=lost)
+        for answer in kept:
+            work.answer(answer)
         self._videos[video.video_id] = work
         if not windows:
             self._end(video.video_id, "failed", "empty: its duration is zero")
@@ -193,9 +193,8 @@ class Schedule:
                 continue
             work.refused, work.refused_row = work.refused + 1, work.refused_row + 1
             work.quarantined.append(f"{self._name(waiting.window)}: {detail}")
-            none_answered = not any(answer.replica for answer in work.answers)
             enough = work.refused >= MAX_REFUSED or work.missing == 1
-            if none_answered and enough and work.refused == len(work.quarantined):
+            if not work.watched and enough and work.refused == len(work.quarantined):
                 self.fail(work.video.video_id, f"model: {work.quarantined[0]}")
             elif work.refused_row >= MAX_REFUSED_ROW and work.missing > 1:
                 self._end(work.video.video_id, "quarantined", f"{work.named()}; the rest was not watched")
@@ -281,7 +280,7 @@ class Schedule:
         return True
 
     def _answer(self, work: Standing, answer: Answer) -> None:
-        work.answers.append(answer)
+        work.answer(answer)
         if answer.replica:  # what is lost is not kept: whoever takes the video up again tries it again
             self._fresh.append(answer)
         self._one_less(work)
@@ -301,7 +300,7 @@ class Schedule:
                 self.budget.hold(-waiting.window_bytes)
                 self._suspects -= waiting.alone
             self._ready = [w for w in self._ready if w.order != work.order]
-        answers = tuple(sorted(work.answers, key=lambda a: a.decoded.window.index)) if status != "failed" else ()
+        answers = work.answers if status != "failed" else ()
         self._finished.append(Watched(work.video, status, reason, answers, tuple(sorted(work.lost_us))))
 
     # --- Small things.

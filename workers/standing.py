@@ -6,6 +6,7 @@ from collections.abc import Set
 from dataclasses import dataclass, field
 
 from pipeline.log.records import Status
+from pipeline.packed import Packed
 from pipeline.video import Video
 from workers.work import Answer
 
@@ -30,7 +31,8 @@ class Standing:
     missing: int  # windows without an answer,
     undecoded: int  # and those of them that no decoder has given
     window_bytes: int
-    answers: list[Answer] = field(default_factory=list)
+    answers: Packed[Answer] = field(default_factory=lambda: Packed(Answer.index))
+    watched: int = 0  # answers that a replica gave
     quarantined: list[str] = field(default_factory=list)
     refused: int = 0
     refused_row: int = 0  # without an answer in between
@@ -38,6 +40,11 @@ class Standing:
     blind: set[int] = field(default_factory=set)
     cut: str = ""
     lost_us: set[tuple[int, int]] = field(default_factory=set)
+
+    def answer(self, answer: Answer) -> None:
+        """One window more is answered."""
+        self.answers.add(answer)
+        self.watched += bool(answer.replica)
 
     def too_many(self, bad: Set[int], newest: int, row: int) -> bool:
         """Whether so many windows are `bad` that the rest is given up: `row` of them next to each other with the newest
@@ -56,7 +63,7 @@ class Standing:
 
     def verdict(self) -> tuple[Status, str]:
         """How it ends, and why, when every window has what it will have."""
-        if self.cut and not any(answer.replica for answer in self.answers):
+        if self.cut and not self.watched:
             return "failed", self.cut
         why = [self.named()] if self.quarantined else []
         if self.cut:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,6 +117,13 @@ class Answer:
     attempt: int
     replica: str
 
+    def __reduce__(self) -> tuple[Any, ...]:  # as of `Window`
+        return Answer, (self.decoded, self.events, self.attempt, self.replica)
+
+    def index(self) -> int:
+        """Of its window within the video."""
+        return self.decoded.window.index
+
 
 @dataclass(frozen=True, slots=True)
 class Watched:
@@ -125,5 +132,5 @@ class Watched:
     video: Video
     status: Status
     reason: str
-    answers: tuple[Answer, ...]
+    answers: Collection[Answer]
     lost_us: tuple[tuple[int, int], ...]

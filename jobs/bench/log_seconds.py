@@ -142,7 +142,7 @@ def cold_on_s3(size: int) -> list[dict[str, Any]]:
             for result in asked:
                 start = time.perf_counter()
                 query = Query(f"{bucket}/cold")
-                query.at(result.video_id, result.events[3].start_us)
+                query.at(result.video_id, list(result.events)[3].start_us)
                 laps.append(1e3 * (time.perf_counter() - start))
                 requests.append(query._store.requests)
                 kilobytes.append(query._store.bytes_read / 1e3)

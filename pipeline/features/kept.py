@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 FOLDER = "_features"
 FORMAT = "secondsight.features"
 MADE_BY = "secondsight.made_by"
+ROWS = 8192  # that are gathered before they are packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class FeatureFile:
 
 def write_features(store: Store, stem: str, results: Sequence[VideoResult]) -> list[str]:
     """Write what features the windows of `results` have; returns the paths. Raises OSError, as the store does."""
-    rows: dict[tuple[str, int], dict[str, list[object]]] = {}
+    files: dict[tuple[str, int], _Writing] = {}
     for result in results:
         for record in result.windows:
             found = record.features
@@ -57,21 +58,47 @@ def write_features(store: Store, stem: str, results: Sequence[VideoResult]) -> l
             window = record.window
             starts = [window.start_us + at for at in found.at_us]
             ends = [*starts[1:], max(window.end_us, starts[-1] + 1)]
-            table = rows.setdefault((found.made_by, vectors.shape[1]), {name: [] for name in _schema(1, "").names})
-            table["video_id"] += [result.video_id] * len(starts)
-            table["run_id"] += [result.run_id] * len(starts)
-            table["start_us"] += starts
-            table["end_us"] += ends
-            table["vector"] += [vector.astype("<f2").tobytes() for vector in vectors]
+            whose = found.made_by, vectors.shape[1]
+            if whose not in files:
+                files[whose] = _Writing(_schema(vectors.shape[1], found.made_by))
+            files[whose].add(result, starts, ends, [vector.astype("<f2").tobytes() for vector in vectors])
     paths = []
-    for number, ((made_by, dimensions), columns) in enumerate(rows.items()):
+    for number, file in enumerate(files.values()):
         path = f"{FOLDER}/{stem}{f'-{number}' if number else ''}.parquet"
-        sink = pa.BufferOutputStream()
-        table = pa.table(columns, _schema(dimensions, made_by))
-        pq.write_table(table, sink, compression="zstd", use_dictionary=["video_id", "run_id"], write_statistics=False)
-        store.put(path, sink.getvalue().to_pybytes())
+        store.put(path, file.close())
         paths.append(path)
     return paths
+
+
+class _Writing:
+    """A file in memory, and the rows that are not in it yet."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._rows: dict[str, list[object]] = {name: [] for name in schema.names}
+        self._sink = pa.BufferOutputStream()
+        self._writer = pq.ParquetWriter(
+            self._sink, schema, compression="zstd", use_dictionary=["video_id", "run_id"], write_statistics=False
+        )
+
+    def add(self, result: VideoResult, starts: Sequence[int], ends: Sequence[int], vectors: Sequence[bytes]) -> None:
+        count, rows = len(starts), self._rows
+        columns = ([result.video_id] * count, [result.run_id] * count, starts, ends, vectors)
+        for name, values in zip(self._schema.names, columns, strict=True):
+            rows[name] += values
+        if len(rows["vector"]) >= ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._writer.write_table(pa.table(self._rows, self._schema))
+        self._rows = {name: [] for name in self._schema.names}
+
+    def close(self) -> bytes:
+        if self._rows["vector"]:
+            self._flush()
+        self._writer.close()
+        written: bytes = self._sink.getvalue().to_pybytes()
+        return written
 
 
 def _checked(found: FrameFeatures) -> npt.NDArray[np.float16] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -45,6 +45,11 @@ class WindowRecord:
     answer: str | None = None
     features: FrameFeatures | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:  # as of `Window`
+        cost = (self.decode_s, self.model_s, self.input_tokens, self.output_tokens)
+        said = (self.truncated, self.answer, self.features)
+        return WindowRecord, (self.window, self.frame_us, self.attempt, self.replica, *cost, *said)
+
 
 @dataclass(frozen=True, slots=True)
 class VideoResult:
@@ -69,5 +74,5 @@ class VideoResult:
     codec: str | None = None
     frame_rate: float | None = None
     lost_us: tuple[tuple[int, int], ...] = ()
-    windows: Sequence[WindowRecord] = ()
-    events: Sequence[Event] = ()
+    windows: Collection[WindowRecord] = ()  # by window
+    events: Collection[Event] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from math import isfinite
 from operator import attrgetter
@@ -12,12 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.event import Event, event_ids
+from pipeline.event import EVENT_ORDER, Event, event_ids
 from pipeline.log.records import RunRecord, VideoResult
 from pipeline.log.schema import EVENTS, NAMES, RUNS, VIDEOS, WINDOWS
-
-#: Order of a video's events in the log; queries bisect on it.
-EVENT_ORDER = attrgetter("start_us", "end_us", "kind", "text")
 
 
 def event_batches(results: Sequence[VideoResult], models: Mapping[str, str], rows: int) -> Iterator[pa.RecordBatch]:
@@ -53,11 +50,10 @@ def _in_parts(results: Iterable[VideoResult], rows: int) -> Iterator[list[tuple[
     parts: list[tuple[VideoResult, Sequence[Event]]] = []
     room = rows
     for result in results:
-        events, at = _ordered(result.events), 0
-        while at < len(events):
-            part = events[at : at + room]
+        events = iter(_ordered(result.events))
+        while part := list(islice(events, room)):
             parts.append((result, part))
-            at, room = at + len(part), room - len(part)
+            room -= len(part)
             if not room:
                 yield parts
                 parts, room = [], rows
@@ -65,7 +61,7 @@ def _in_parts(results: Iterable[VideoResult], rows: int) -> Iterator[list[tuple[
         yield parts
 
 
-def _ordered(events: Sequence[Event]) -> Sequence[Event]:
+def _ordered(events: Collection[Event]) -> Iterable[Event]:
     keys = iter(events)
     before = next(keys, None)
     for event in keys:
@@ -104,34 +100,38 @@ def window_batches(results: Sequence[VideoResult], models: Mapping[str, str], ro
 
 def video_batch(results: Sequence[VideoResult], finished_at_us: int) -> pa.RecordBatch:
     """The `videos` rows of `results`, by video."""
-    rows = [
-        {
-            "video_id": r.video_id,
-            "run_id": r.run_id,
-            "config_hash": r.config_hash,
-            "uris": [_text(u) for u in r.uris],
-            "duration_us": r.duration_us,
-            "offset_us": r.offset_us,
-            "width": r.width,
-            "height": r.height,
-            "rotation": r.rotation,
-            "codec": r.codec,
-            "frame_rate": r.frame_rate,
-            "size_bytes": r.size_bytes,
-            "status": r.status,
-            "reason": _text(r.reason),
-            "windows": len(r.windows),
-            "frames": sum(len(w.frame_us) for w in r.windows),
-            "events": len(r.events),
-            "decode_s": sum(w.decode_s for w in r.windows),
-            "model_s": sum(w.model_s for w in r.windows),
-            "input_tokens": sum(w.input_tokens for w in r.windows),
-            "output_tokens": sum(w.output_tokens for w in r.windows),
-            "lost_us": [{"start_us": a, "end_us": b} for a, b in r.lost_us],
-            "finished_at_us": finished_at_us,
-        }
-        for r in sorted(results, key=attrgetter("video_id", "run_id"))
-    ]
+    rows = []
+    for r in sorted(results, key=attrgetter("video_id", "run_id")):
+        sums: dict[str, Any] = {"frames": 0, "decode_s": 0.0, "model_s": 0.0, "input_tokens": 0, "output_tokens": 0}
+        for w in r.windows:
+            sums["frames"] += len(w.frame_us)
+            sums["decode_s"] += w.decode_s
+            sums["model_s"] += w.model_s
+            sums["input_tokens"] += w.input_tokens
+            sums["output_tokens"] += w.output_tokens
+        rows.append(
+            {
+                "video_id": r.video_id,
+                "run_id": r.run_id,
+                "config_hash": r.config_hash,
+                "uris": [_text(u) for u in r.uris],
+                "duration_us": r.duration_us,
+                "offset_us": r.offset_us,
+                "width": r.width,
+                "height": r.height,
+                "rotation": r.rotation,
+                "codec": r.codec,
+                "frame_rate": r.frame_rate,
+                "size_bytes": r.size_bytes,
+                "status": r.status,
+                "reason": _text(r.reason),
+                "windows": len(r.windows),
+                "events": len(r.events),
+                "lost_us": [{"start_us": a, "end_us": b} for a, b in r.lost_us],
+                "finished_at_us": finished_at_us,
+                **sums,
+            }
+        )
     return pa.RecordBatch.from_pylist(rows, schema=VIDEOS)
 
 

@@ -57,7 +57,7 @@ def test_what_a_model_said_reduces_to_the_same_events_after_it_was_kept(said: li
         store = open_store(folder)
         windows = [_kept(i, tuple(events)) for i, events in enumerate(said)]
         keep(store, "c", "v", windows)
-        back = read_kept(store, kept_files(store, "c")["v"], EXPECTED)
+        back = list(read_kept(store, kept_files(store, "c")["v"], EXPECTED))
     assert [(k.window, k.frame_us, k.lost_us, k.attempt, k.replica) for k in back] == [
         (k.window, k.frame_us, k.lost_us, k.attempt, k.replica) for k in windows
     ]

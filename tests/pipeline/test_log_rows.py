@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.event import Event
+from pipeline.event import EVENT_ORDER, Event
 from pipeline.log import VideoResult
 from pipeline.log.indexing import owned_rows
-from pipeline.log.rows import EVENT_ORDER, as_json, event_batches
+from pipeline.log.rows import as_json, event_batches
 
 TEXTS = st.text(st.characters(exclude_categories=()), max_size=6) | st.sampled_from(["a text", 'say "so"\n', "\ud800"])
 VALUES = st.recursive(
