@@ -22,7 +22,7 @@ class Packed(Collection[T], Generic[T]):
 
     def __init__(self, key: Callable[[T], Any], values: Iterable[T] = ()) -> None:
         self._key = key
-        self._blocks: list[tuple[Any, bytes]] = []  # lowest key, packed values
+        self._blocks: list[tuple[Any, bytes | list[T]]] = []  # lowest key, packed values (or what cannot be packed)
         self._packed = 0
         self._loose: list[T] = []
         for value in values:
@@ -32,8 +32,7 @@ class Packed(Collection[T], Generic[T]):
         self._loose.append(value)
         if len(self._loose) >= BLOCK:
             values = sorted(self._loose, key=self._key)
-            data = zlib.compress(pickle.dumps(values, pickle.HIGHEST_PROTOCOL), 1)
-            self._blocks.append((self._key(values[0]), data))
+            self._blocks.append((self._key(values[0]), _packed(values)))
             self._packed += len(values)
             self._loose = []
 
@@ -51,7 +50,7 @@ class Packed(Collection[T], Generic[T]):
 
     def _merged(self, loose: list[T]) -> Iterator[T]:
         """By key; a block is unpacked when its first value is the next."""
-        blocks: list[tuple[Any, bytes | list[T]]] = [*self._blocks]
+        blocks = [*self._blocks]
         if loose:
             blocks.append((self._key(loose[0]), loose))
         closed = sorted(range(len(blocks)), key=lambda number: (blocks[number][0], number), reverse=True)
@@ -70,6 +69,14 @@ class Packed(Collection[T], Generic[T]):
             else:
                 heapq.heappop(heads)
                 del opened[number]
+
+
+def _packed(values: list[T]) -> bytes | list[T]:
+    """Themselves where they hold what pickle does not take: a model may have said anything."""
+    try:
+        return zlib.compress(pickle.dumps(values, pickle.HIGHEST_PROTOCOL), 1)
+    except Exception:  # noqa: BLE001 - of objects unknown to us
+        return values
 
 
 def _unpacked(values: bytes | list[T]) -> list[T]:

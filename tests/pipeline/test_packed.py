@@ -25,6 +25,14 @@ def test_values_come_back_by_key_and_equal_ones_as_they_came(keys: list[int], ru
     assert all(pair in packed for pair in numbered[::100]) and (-1, -1) not in packed
 
 
+def test_what_cannot_be_packed_is_held_as_it_is() -> None:
+    class Local:
+        pass
+
+    values = [(number, Local() if number % BLOCK == 3 else None) for number in range(2 * BLOCK)]
+    assert list(Packed(lambda pair: pair[0], values)) == values
+
+
 def test_many_events_take_a_tenth_of_their_objects() -> None:
     def event(number: int) -> Event:
         text = f"a person in a {['red', 'blue', 'green'][number % 3]} coat passes door {number % 17}"
