@@ -121,7 +121,9 @@ class Reducer:
     def _settled(self, from_us: int | None, window: int) -> list[Event]:
         """The events that spans which begin at `from_us` or later, in `window` or later, can have no part in (None: no
         more spans will come)."""
-        return [event for kind in self._kinds.values() for event in kind.settled(from_us, window)]
+        events = [event for kind in self._kinds.values() for event in kind.settled(from_us, window)]
+        self._kinds = {name: kind for name, kind in self._kinds.items() if kind.pending or kind.open}
+        return events
 
 
 class _Kind:
@@ -131,6 +133,11 @@ class _Kind:
         self.rule = rule
         self.pending: list[_Span] = []
         self._joined = _Points(rule) if rule.point else _Spans(rule)
+
+    @property
+    def open(self) -> bool:
+        """Whether later spans can be part of one that is here."""
+        return bool(self._joined.open)
 
     def settled(self, from_us: int | None, window: int) -> Iterator[Event]:
         """See `Reducer`."""
@@ -161,21 +168,21 @@ class _Joined:
 
     def __init__(self, rule: KindRule) -> None:
         self._rule = rule
-        self._open: list[_Span] = []
+        self.open: list[_Span] = []
         self._latest: dict[str, _Span] = {}  # by text
 
     def settled(self, from_us: int | None, window: int) -> list[_Span]:
         """Take out those that no span which begins at `from_us` or later, in `window` or later, can join."""
         if from_us is None:
-            done, self._open, self._latest = self._open, [], {}
+            done, self.open, self._latest = self.open, [], {}
             return done
         done = []
-        for span in self._open:
+        for span in self.open:
             span.settled = self._over(span, from_us, window)
             if span.settled:
                 done.append(span)
         if done:
-            self._open = [s for s in self._open if not s.settled]
+            self.open = [s for s in self.open if not s.settled]
             self._latest = {text: s for text, s in self._latest.items() if not s.settled}
         return done
 
@@ -204,7 +211,7 @@ class _Spans(_Joined):
             if whole is None:
                 self._recent.append(span)
         if whole is None:
-            self._open.append(span)
+            self.open.append(span)
             self._latest[span.text] = span
         else:
             self._latest[span.text] = whole
@@ -262,7 +269,7 @@ class _Points(_Joined):
             _absorb(whole, span)
             whole.end_us = end_us
         else:
-            self._open.append(span)
+            self.open.append(span)
             self._latest[span.text] = span
 
     def _over(self, span: _Span, from_us: int, window: int) -> bool:

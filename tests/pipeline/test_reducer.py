@@ -81,10 +81,18 @@ def test_a_long_video_is_not_held() -> None:
         parts = tuple(WindowEvent(9 * n, 9 * n + 5, "scene", f"{index} {n}") for n in range(5))
         state = WindowEvent(0, 50, "state", "on", continues_before=True, continues_after=True)
         left += len(reducer.add(WindowEvents(Window("v", index, 50 * index, 50 * index + 50), (*parts, state))))
-        most = max(most, sum(len(k.pending) + len(k._joined._open) for k in reducer._kinds.values()))
+        most = max(most, sum(len(k.pending) + len(k._joined.open) for k in reducer._kinds.values()))
     assert left == 5 * 19_999
     assert most <= 12
     assert len(reducer.end()) == 100_000 + 1 - left
+
+
+def test_kinds_that_nobody_says_again_cost_nothing() -> None:
+    reducer = Reducer({}, 10**9)
+    for index in range(2000):
+        window = Window("v", index, 50 * index, 50 * index + 50)
+        reducer.add(WindowEvents(window, (WindowEvent(0, 9, f"kind {index}", "a"),)))
+        assert len(reducer._kinds) <= 1
 
 
 def test_windows_out_of_order_are_refused() -> None:
