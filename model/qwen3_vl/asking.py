@@ -17,7 +17,7 @@ from pipeline.plan import Sampling, Window
 
 DEFAULT_PROMPT = "events"
 DEFAULT_MAX_PIXELS = 512 * 512  # of one frame: 256 tokens per pair of frames
-VERIFY_VERSION = 4
+VERIFY_VERSION = 5
 
 
 def prompt_of(name_or_path: str, text: str = "") -> tuple[Prompt, str]:

@@ -110,11 +110,12 @@ class SecondLooks:
 
     def needed(self, batch: Sequence[tuple[Window, Frames]], seen: Sequence[WindowEvents]) -> list[list[Look]]:
         """Of each window that was `seen`: the second looks at what is doubtful in it."""
-        tried = (
-            (second_look(i, first.events[i], window, frames) for i in self.doubt.about(first.events))
-            for (window, frames), first in zip(batch, seen, strict=False)  # none was seen where a window was refused
-        )
-        return [[look for look in those if look is not None] for those in tried]
+        found = []
+        for (window, frames), first in zip(batch, seen, strict=False):  # none was seen where a window was refused
+            most = len(_on_grid(frames, window, self.fps))
+            tried = (second_look(i, first.events[i], window, frames, most) for i in self.doubt.about(first.events))
+            found.append([look for look in tried if look is not None])
+        return found
 
     def judged(
         self, seen: Sequence[WindowEvents], looks: Sequence[Sequence[Look]], again: Sequence[WindowEvents]
@@ -151,16 +152,20 @@ def answers_among(came: Sequence[Seen]) -> list[WindowEvents]:
 
 def first_look(frames: Frames, window: Window, fps: Fraction) -> Frames:
     """The frames that the model would have seen without verification: those on screen at the window's grid times."""
+    return _chosen(frames, _on_grid(frames, window, fps))
+
+
+def _on_grid(frames: Frames, window: Window, fps: Fraction) -> np.ndarray[Any, Any]:
     grid = np.fromiter(Sampling(fps=fps).times_us(window.start_us, window.end_us), np.int64)
     shown = np.searchsorted(frames.time_us, grid, side="right") - 1
     known = shown >= 0
     known[known] = grid[known] < frames.end_us[shown[known]]
-    return _chosen(frames, np.unique(shown[known]))
+    return np.unique(shown[known])
 
 
-def second_look(event: int, claimed: WindowEvent, window: Window, frames: Frames) -> Look | None:
-    """The dense frames around a claimed span: at least half of the window, at most as many as the first look had (of
-    a longer part they are thinned out). None where no frame lies there."""
+def second_look(event: int, claimed: WindowEvent, window: Window, frames: Frames, most: int) -> Look | None:
+    """The dense frames around a claimed span: at least half of the window, and no more than `most`, the number of the
+    first look (of a longer part they are thinned out). None where no frame lies there."""
     length = window.end_us - window.start_us
     missing = max(0, length // 2 - (claimed.end_us - claimed.start_us + 2 * MARGIN_US))
     start = max(0, claimed.start_us - MARGIN_US - missing // 2)
@@ -170,7 +175,6 @@ def second_look(event: int, claimed: WindowEvent, window: Window, frames: Frames
     if not len(within):
         return None
     from_first, to_last = bool(within[0] == 0), bool(within[-1] == len(frames) - 1)
-    most = -(-len(frames) // DENSER)
     if len(within) > most:
         within = within[np.linspace(0, len(within) - 1, most).round().astype(int)]
     return Look(event, part, _chosen(frames, within), start, from_first, to_last)
@@ -186,7 +190,7 @@ def judge(
     """
     of_kind = [event for event in seen if event.kind == claimed.kind]
     by_fit = sorted(of_kind, key=lambda event: -_iou(event, claimed))
-    same = [e for e in by_fit if _alike(e, claimed) and (_touches(e, claimed) or not _is_one_of(e, others))]
+    same = [e for e in by_fit if _alike(e, claimed) and not _is_one_of(e, others, claimed)]
     for event in same:
         if _iou(event, claimed) >= SAME_IOU or _near(event, claimed):
             sure = [c for c in (event.confidence, claimed.confidence) if c is not None]
@@ -207,8 +211,12 @@ def _alike(a: WindowEvent, b: WindowEvent) -> bool:
     return a.kind == b.kind and a.text.casefold() == b.text.casefold()
 
 
-def _is_one_of(event: WindowEvent, others: Sequence[WindowEvent]) -> bool:
-    return any(_alike(event, other) and _touches(event, other) for other in others)
+def _is_one_of(event: WindowEvent, others: Sequence[WindowEvent], claimed: WindowEvent) -> bool:
+    """Whether an event with the claimed words is another one that says the same: all the more one that it covers."""
+    fits = [other for other in others if _alike(event, other)]
+    if not _touches(event, claimed):
+        return any(_touches(event, other) for other in fits)
+    return any(_iou(event, other) >= SAME_IOU and _iou(event, other) > _iou(event, claimed) for other in fits)
 
 
 def as_line(verdict: Verdict, claimed: WindowEvent, look: Look, answer: str) -> str:

@@ -53,6 +53,8 @@ def test_the_doubtful_are_the_unsure_and_the_chosen_kinds() -> None:
         (event(2, 3), [event(6, 7)], [event(5, 5.5)], "struck", None),  # likewise, of the same words
         (event(2, 3), [event(8, 9)], [event(5, 5.5)], "corrected", (6, 6.5, "a dog")),  # which is elsewhere
         (event(2, 4), [event(6, 8)], [event(3, 6)], "corrected", (4, 7, "a dog")),  # and this goes on from the claim
+        (event(2, 3), [event(3.4, 6)], [event(2.4, 5)], "struck", None),  # the other event, which begins near by
+        (event(2, 4), [event(2, 4)], [event(1, 3)], "confirmed", (2, 4, "a dog")),  # said twice: still there
         (event(2, 4), [], [event(1, 3, kind="car")], "struck", None),
         (event(2, 4), [], [event(6, 7, "a cat")], "struck", None),
         (event(2, 4), [], [], "struck", None),
@@ -88,13 +90,27 @@ def test_the_second_look_is_denser_around_the_claim() -> None:
     dense = frames(64, S // 4, 16 * S)
     first = first_look(dense, window, Fraction(2))
     assert first.time_us.tolist() == list(range(16 * S, 32 * S, S // 2))
-    look = second_look(0, event(6, 7), window, dense)
+    look = second_look(0, event(6, 7), window, dense, len(first))
     assert look is not None and (look.window.start_us, look.window.end_us) == (round(18.5 * S), round(26.5 * S))
     assert set(np.diff(look.frames.time_us)) == {S // 4} and len(look.frames) == 32 == len(first)
-    whole = second_look(0, event(0, 16), window, dense)
+    whole = second_look(0, event(0, 16), window, dense, len(first))
     assert whole is not None and (whole.window.start_us, whole.window.end_us) == (16 * S, 32 * S)
     assert len(whole.frames) == 32, "never more frames than the first look had"
-    assert second_look(0, event(6, 7), window, frames(0, 1)) is None
+    assert second_look(0, event(6, 7), window, frames(0, 1), len(first)) is None
+
+
+@pytest.mark.parametrize("every_us", [S // 3, S // 2, S, 2 * S])
+@pytest.mark.parametrize("claim", [(3, 4), (2, 6), (0, 8)])
+def test_of_a_video_with_few_frames_the_second_look_sees_no_fewer_than_the_first(
+    every_us: int, claim: tuple[int, int]
+) -> None:
+    """Time-lapse, surveillance, still stretches: each frame once, however densely they are sampled."""
+    window, all_of_them = Window("v", 0, 0, 8 * S), frames(8 * S // every_us, every_us)
+    twice = SecondLooks(Doubt(0.5, frozenset()), Fraction(2))
+    ((_, first),) = twice.first([(window, all_of_them)])
+    ((look,),) = twice.needed([(window, all_of_them)], [WindowEvents(window, (event(*claim),))])
+    there = (first.end_us > look.window.start_us) & (first.time_us < look.window.end_us)
+    assert there.sum() <= len(look.frames) <= len(first)
 
 
 def judged(window: Window, dense: Frames, claims: list[WindowEvent], answer: Any) -> tuple[WindowEvents, SecondLooks]:
