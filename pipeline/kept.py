@@ -15,6 +15,7 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from numbers import Integral, Real
 from typing import Any
 
@@ -49,10 +50,11 @@ def keep(store: Store, config_hash: str, video_id: str, windows: Sequence[KeptWi
     return _put(store, config_hash, video_id, (json.dumps(_plain(w), default=_other) for w in windows))
 
 
-def join(store: Store, config_hash: str, video_id: str, paths: Sequence[str]) -> str:
-    """Write one file that holds what several of one video hold; returns its path, the others stay. Raises LogError,
-    OSError where the store cannot be read or written."""
-    return _put(store, config_hash, video_id, (line for path in paths for line in _lines(store, path)))
+def join(store: Store, config_hash: str, video_id: str, paths: Sequence[str]) -> tuple[str, list[str]]:
+    """Write one file that holds what several of one video hold; returns its path, and the paths that it stands for: not
+    those of another version, or damaged. Raises LogError, OSError where the store cannot be read or written."""
+    held = {path: lines for path in paths if (lines := _lines(store, path))}
+    return _put(store, config_hash, video_id, chain.from_iterable(held.values())), list(held)
 
 
 def _put(store: Store, config_hash: str, video_id: str, lines: Iterable[str]) -> str:
@@ -147,7 +149,7 @@ def _plain(kept: KeptWindow) -> dict[str, Any]:
                 e.text,
                 e.confidence,
                 e.evidence_us,
-                e.attributes if _is_json(e.attributes) else {},  # as the log will hold them
+                dict(e.attributes) if _is_json(e.attributes) else {},  # as the log will hold them
                 e.continues_before,
                 e.continues_after,
             ]

@@ -38,7 +38,7 @@ class _Kept:
     sent: list[Answer] = field(default_factory=list)
     files: Levels = ()
     writing: Future[Levels] | None = None
-    over: bool = False  # nothing more is to be written
+    leaves: bool = False  # nothing more comes, and it is let go of when all is written
 
 
 class Keeper:
@@ -65,7 +65,6 @@ class Keeper:
             paths += self._found.pop(video_id, [])
             kept = self._videos.pop(video_id, None)
             if kept is not None:
-                kept.over = True
                 paths += chain.from_iterable(kept.files)
                 if kept.writing is not None:
                     kept.writing.add_done_callback(self._delete_written)
@@ -74,11 +73,10 @@ class Keeper:
 
     def leave(self, video_ids: Iterable[str]) -> None:
         """Write what there is of videos that ended otherwise, for the run that takes them up again, and hold it in
-        memory no longer."""
+        memory no longer than that takes."""
         for video_id in video_ids:
-            kept = self._videos.pop(video_id, None)
-            if kept is not None and kept.fresh:
-                self._thread.submit(self._write, video_id, kept.fresh, ()).add_done_callback(self._tell)
+            if (kept := self._videos.get(video_id)) is not None:
+                kept.leaves, kept.since = True, 0.0
 
     def load(self, video: Video, windowing: Windowing) -> Future[Collection[Answer]] | None:
         """What an earlier driver left of a video that is taken up; None where that is nothing."""
@@ -103,10 +101,13 @@ class Keeper:
         if clock - self._looked < self._every_s / 5 and not now:
             return
         self._looked = clock
-        for video_id, kept in self._videos.items():
+        for video_id, kept in list(self._videos.items()):
             if kept.writing is not None and kept.writing.done():
                 self._written(kept)
-            if kept.writing is None and kept.fresh and (now or clock - kept.since >= self._every_s):
+            due = now or clock - kept.since >= self._every_s
+            if kept.writing is None and kept.leaves and not kept.fresh:
+                del self._videos[video_id]
+            elif kept.writing is None and kept.fresh and due:
                 kept.sent, kept.fresh = kept.fresh, []
                 kept.writing = self._thread.submit(self._write, video_id, kept.sent, kept.files)
 
@@ -147,7 +148,7 @@ class Keeper:
             if len(old) < MAX_FILES:
                 break
             try:
-                whole = join(self._store, self._config_hash, video_id, old)
+                whole, old = join(self._store, self._config_hash, video_id, old)
             except (LogError, OSError) as error:
                 logger.info("kept windows cannot be joined now: %s", error)
                 break

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.event import WindowEvent, WindowEvents
-from pipeline.kept import FORGET_S, KeptWindow, keep, kept_files, read_kept
+from pipeline.kept import FORGET_S, KeptWindow, join, keep, kept_files, read_kept
 from pipeline.log import EventLog
 from pipeline.log.store import open_store
 from pipeline.plan import SECOND_US, Window, Windowing
@@ -110,3 +111,22 @@ def test_vacuum_deletes_what_is_kept_of_configurations_that_nobody_runs_any_more
     os.utime(tmp_path / old, (time.time() - FORGET_S - 10,) * 2)
     assert log.vacuum(dry_run=True) == log.vacuum() == [old]
     assert kept_files(store, "c") == {} and set(kept_files(store, "other")) == {"v"}
+
+
+def test_joined_files_hold_what_all_of_them_hold_and_what_cannot_be_read_stays(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    first, second = keep(store, "c", "v", [_kept(2), _kept(0)]), keep(store, "c", "v", [_kept(1)])
+    newer = keep(store, "c", "v", [_kept(3)])
+    text = gzip.decompress((tmp_path / newer).read_bytes()).decode()
+    (tmp_path / newer).write_bytes(gzip.compress(text.replace('"version": 1', '"version": 2', 1).encode()))
+    path, held = join(store, "c", "v", [first, newer, "_windows/c/v/gone.jsonl.gz", second])
+    assert held == [first, second]
+    assert [k.window.index for k in read_kept(store, [path], EXPECTED)] == [2, 0, 1]
+
+
+def test_attributes_of_any_mapping_come_back(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    said = WindowEvent(0, 1, "a", "b", attributes=MappingProxyType({"speed": 3}))
+    keep(store, "c", "v", [_kept(0, (said,))])
+    [back] = read_kept(store, kept_files(store, "c")["v"], EXPECTED)
+    assert back.events.events[0].attributes == {"speed": 3}

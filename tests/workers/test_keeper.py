@@ -81,7 +81,7 @@ def test_a_store_that_fails_is_given_the_same_answers_again(log: Path, monkeypat
 
 
 def test_joining_that_fails_leaves_the_small_files(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def join(*given: Any) -> str:
+    def join(*given: Any) -> tuple[str, list[str]]:
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(module, "join", join)
@@ -111,10 +111,30 @@ def test_what_was_taken_up_and_what_came_since_is_forgotten_when_the_video_is_do
     assert back(log) == []
 
 
-def test_a_video_that_ended_otherwise_leaves_its_answers_and_no_memory(log: Path) -> None:
+def test_a_video_that_ended_otherwise_leaves_its_answers_and_no_memory(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what was being written just then, and could not be."""
+    real, broken = module.keep, [True]
+
+    def keep(*given: Any) -> str:
+        if broken[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*given)
+
+    monkeypatch.setattr(module, "keep", keep)
     wrote = keeper(log)
-    wrote.note([answer(0), answer(1)])
+    wrote.note([answer(0)])
+    wrote.pump(now=True)
+    wrote.note([answer(1)])
     wrote.leave(["v"])
+    writing = wrote._videos["v"].writing
+    assert writing is not None and writing.exception() is not None
+    broken[0] = False
+    wrote.pump(now=True)
+    writing = wrote._videos["v"].writing
+    assert writing is not None and writing.exception() is None
+    wrote.pump(now=True)
     assert not wrote._videos
     wrote.finish()
     assert back(log) == [answer(0), answer(1)]
