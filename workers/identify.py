@@ -190,9 +190,9 @@ class Stage:
         except Exception as error:  # noqa: BLE001 - sorted by `understand`
             failure = understand(error)
         else:
-            ended = [pair for pair in results if not self._passing(task, *pair)]
-            return ended if task.tries else []
-        if not task.tries:
+            return [pair for pair in results if not self._passing(task, *pair)]
+        if not task.tries:  # a look without an answer found nothing that can be read
+            self.archive.failed(self.uri(task.items[0]), failure.detail, False, now)
             return []
         if len(task.items) > 1:  # one of them did it: each alone from here
             self._again += [(now, 1, item) for item in task.items]
@@ -209,15 +209,18 @@ class Stage:
         return [(item, VideoError(self.uri(item), reason, f"opening it: {detail}"))]
 
     def _passing(self, task: _Task, item: Any, result: Any) -> bool:
-        """Whether a result is an error that may heal by itself, and the item is tried again later."""
+        """Whether a result is not given out: an error that may heal by itself, whose item is tried again later, or
+        that of a mere look, whose item was given out before."""
         if not isinstance(result, VideoError) or result.reason != "storage":
             self.archive.over()
             self._good = self._good if isinstance(result, VideoError) else item
-            return False
+            return not task.tries
         now, last = time.monotonic(), task.tries >= PASSING_TRIES
-        if self.archive.failed(self.uri(item), result.detail, last, now):
-            if task.tries:
-                self._again.append((now, task.tries, item))
+        outage = self.archive.failed(self.uri(item), result.detail, last, now)
+        if not task.tries:
+            return True
+        if outage:
+            self._again.append((now, task.tries, item))
         elif last:
             return False
         else:

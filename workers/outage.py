@@ -43,7 +43,8 @@ class Outage:
         if now - self._since > self._patience_s:
             if many:
                 raise SecondsightError(f"{self._what}: {detail}; it stayed so for more than {self._patience_s:g} s")
-            return False  # there is nothing else to tell by whether it is the storage or this one
+            self.why = ""  # nothing else tells whether it is the storage or these: their last tries go on
+            return False
         first, self.why = not self.why, f"{self._what}: {detail}"
         self._next = max(self._next, now + PROBE_S)
         if first:

@@ -52,7 +52,7 @@ class _Files:
     """Fingerprints, after a second: `fails(name, now)` tells which cannot be had."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, fails: Callable[[str, float], str], archive: Outage) -> None:
-        self.started = Counter[str]()
+        self.started, self.given = Counter[str](), Counter[str]()
         clock = Clock(monkeypatch)
         monkeypatch.setattr(identify, "ray", SimpleNamespace(get=lambda ref: ref()))
 
@@ -68,7 +68,9 @@ class _Files:
         self.clock.now = now
         self.stage.pump()
         self.clock.now += 1.0
-        return {source.uri: result for ref in list(self.stage.running) for source, result in self.stage.collect(ref)}
+        ended = [pair for ref in list(self.stage.running) for pair in self.stage.collect(ref)]
+        self.given.update(source.uri for source, _ in ended)
+        return {source.uri: result for source, result in ended}
 
 
 class _World:
@@ -151,6 +153,43 @@ def test_storage_that_stays_away_ends_the_run_and_blames_no_video() -> None:
     assert lone.play()["v0"].status == "failed" and 600 < lone.now < 660, "who knows whose fault it is"
     lone = _World(1, lambda name, now: "storage" if now < 200 else "")
     assert lone.play()["v0"].status == "done"
+
+
+@pytest.mark.parametrize(("left", "back"), [(1, 1e9), (2, 1e9), (1, 300), (2, 300)])
+def test_the_last_videos_are_waited_for_and_then_failed_and_nothing_is_given_out_twice(
+    monkeypatch: pytest.MonkeyPatch, left: int, back: float
+) -> None:
+    world = _World(left, lambda name, now: "storage" if 2 < now < back else "")
+    files = _Files(monkeypatch, lambda name, now: "y" if 2 < now < back else "", world.archive)
+    files.stage.waiting.extend(Source(f"v{i}", 1) for i in range(left))
+    while len(files.stage):
+        files.step(0.0)
+    world.now = 2.0
+    started = files.started.total()
+    finished = world.play(files)
+    assert files.started.total() > started, "what could be read before was looked at meanwhile"
+    assert {w.status for w in finished.values()} == {"failed" if back > 600 else "done"} and len(finished) == left
+    if back > 600:
+        assert {w.reason for w in finished.values()} == {"storage: HTTP 503"} and 600 < world.now < 660
+    else:
+        assert 300 < world.now < 320 and world.archive.why == ""
+    for second in range(30):
+        files.step(world.now + second)
+    assert set(files.given.values()) == {1} and not len(files.stage)
+
+
+def test_a_look_that_ends_without_an_answer_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = _World(1, lambda name, now: "storage" if now > 2 else "")
+    files = _Files(monkeypatch, lambda name, now: "", world.archive)
+    files.stage.waiting.append(Source("v0", 1))
+    files.step(0.0)
+
+    def died(ref: object) -> list[Any]:
+        raise RuntimeError("the worker died")
+
+    monkeypatch.setattr(identify, "ray", SimpleNamespace(get=died))
+    world.now = 2.0
+    assert world.play(files)["v0"].reason == "storage: HTTP 503" and 600 < world.now < 660
 
 
 def test_a_run_says_that_it_waits_for_storage(monkeypatch: pytest.MonkeyPatch) -> None:
