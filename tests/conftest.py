@@ -15,7 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # two processes share the cores: torch'
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-#: Folders and files whose tests start Ray, or use the one that a test started.
+#: Folders and files whose tests start Ray, or use the one that a test started,
 RAY = (
     "tests/system/",
     "tests/workers/",
@@ -25,10 +25,13 @@ RAY = (
     "tests/jobs/test_run.py",
     "tests/jobs/test_submit.py",
 )
+#: and those whose Ray is in a process of its own.
+APART = ("tests/system/test_faults.py", "tests/system/test_long_video.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts Ray first: of what two processes share (`make test`), one does all of that, and it takes longest."""
+    """What starts Ray first: it takes longest. Of two processes (`make test`) one does all of that but what is apart,
+    with which the other begins."""
     items.sort(key=lambda item: not item.nodeid.startswith(RAY))
 
 
@@ -39,7 +42,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Files(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "ray" if nodeid.startswith(RAY) else str(super()._split_scope(nodeid))
+            return (
+                "ray" if nodeid.startswith(RAY) and not nodeid.startswith(APART) else str(super()._split_scope(nodeid))
+            )
 
     return Files(config, log)
 

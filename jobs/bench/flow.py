@@ -192,22 +192,31 @@ def memory(folder: Path, quick: bool) -> list[Result]:
     for count in counts:
         listed = folder / f"first{count}.txt"
         listed.write_text("\n".join(names[:count]))
-        results.append({"videos": count, "hours": count * 8 / 3600, **_watched(f"@{listed}", folder / f"many{count}")})
+        results.append(
+            {"videos": count, "hours": count * 8 / 3600, **peak_memory(f"@{listed}", folder / f"many{count}")}
+        )
     for length in hours:
-        one = make_videos(folder / f"long{length:g}", 1, round(length * 3600), (64, 48), 2)
-        results.append({"videos": 1, "hours": length, **_watched(str(one), folder / f"log-long{length:g}")})
+        one = long_video(folder / f"long{length:g}", length)
+        results.append({"videos": 1, "hours": length, **peak_memory(str(one), folder / f"log-long{length:g}")})
     return results
 
 
-def _watched(archive: str, log: Path) -> dict[str, float]:
-    """Peak memory of a job in a process of its own, with a Ray of its own, and the windows that it put into its log."""
+def long_video(folder: Path, hours: float) -> Path:
+    """A folder with one video of small pictures, two a second."""
+    return make_videos(folder, 1, round(hours * 3600), (64, 48), 2)
+
+
+def peak_memory(archive: str, log: Path, window_s: int = 4) -> dict[str, float]:
+    """Peak memory (MiB) of a job in a process of its own, with a Ray of its own, and the windows that it put into its
+    log."""
     import deltalake
     import pyarrow.parquet as pq
 
     command = [sys.executable, "-m", "jobs.run", archive, "--log", str(log), "--replicas", "1"]
-    command += ["--model", "python:jobs.bench.models:colours", "--fps", "2", "--window", "4", "--overlap", "1"]
+    command += ["--model", "python:jobs.bench.models:colours", "--fps", "2"]
+    command += ["--window", str(window_s), "--overlap", "1"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    peak = _peak_memory(process)
+    peak = _peak(process)
     said = process.communicate()[0]
     assert process.returncode == 0, said
     files = deltalake.DeltaTable(str(log)).file_uris(file_pruning_predicate="record = 'windows'")
@@ -215,7 +224,7 @@ def _watched(archive: str, log: Path) -> dict[str, float]:
     return {"windows": windows, **{k: v / 2**20 for k, v in peak.items()}}
 
 
-def _peak_memory(process: subprocess.Popen[str]) -> dict[str, int]:
+def _peak(process: subprocess.Popen[str]) -> dict[str, int]:
     """Peak bytes of the processes' own memory, all together and of the driver, until the process ends."""
     peak = {"all_mib": 0, "driver_mib": 0}
     while process.poll() is None:

@@ -43,6 +43,12 @@ def test_whatever_fails_the_log_is_that_of_an_undisturbed_run(played: dict[str, 
     assert list(met) == kinds and all(met.values()), outcome["faults"]
 
 
+def test_whatever_is_drawn_the_log_is_that_of_an_undisturbed_run(played: dict[str, Any]) -> None:
+    outcome = played["outcomes"][str(play_faults.DRAWN)]
+    assert not outcome["wrong"], outcome
+    assert any(fault["met"] for fault in outcome["faults"]), "the store fails from the beginning"
+
+
 def test_the_schedules_hold_every_kind_of_fault() -> None:
     schedules = play_faults.SCHEDULES
     assert {fault.kind for faults in schedules.values() for fault in faults} == {*KINDS, "rank"}
