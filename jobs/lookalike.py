@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from jobs.kinds import hint
-from jobs.output import hms, print_table, write
+from jobs.output import hms, print_table, printable, write
 from jobs.picturing import embedded
 from jobs.query import short
 from pipeline.clock import parse_time
@@ -46,6 +47,8 @@ def main(args: argparse.Namespace) -> int:
         _show(moments, args)
     else:
         write([_row(m) for m in moments], args, lambda: _table(moments))
+    if args.run is None and (left_out := search.left_out(made_by)):
+        print(printable(f"({left_out})"), file=sys.stderr)
     if not moments and args.kind:
         query = Query(args.log)
         hint(args.log, query, query.matches(args.video, args.run), args.kind)

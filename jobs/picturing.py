@@ -22,23 +22,26 @@ _turn = threading.Lock()
 def embedded(
     search: PictureSearch, pixels: npt.NDArray[np.uint8], model: str | None = None
 ) -> tuple[npt.NDArray[np.float32], str]:
-    """(vector, what made it) of a picture uint8 [H, W, 3] RGB, by the model that watched `search`'s log.
+    """(vector, what made it) of a picture uint8 [H, W, 3] RGB, by a model that watched `search`'s log.
 
     `model`: where that model lies, as `run --model` takes it; None: the bundled one, where that one watched. Raises
-    UsageError: the log has no features, another model watched, the model is not installed; ModelError.
+    UsageError: the log has no features, other models watched, the model is not installed; ModelError.
     """
-    made_by = search.made_by
-    name, sampling = search.watched_by(made_by)
-    if model is None and name != "bundled":
-        raise UsageError(f"{name} watched this log: name that checkpoint with --model PATH to look for a picture in it")
+    watchers = search.watchers()
+    listed = ", ".join(f"{name} ({made_by[:12]} ...)" for made_by, name in watchers.items())
+    if model is None and "bundled" not in watchers.values():
+        raise UsageError(
+            f"this log was watched by {listed}: name that checkpoint with --model PATH to look for a picture in it"
+        )
     with _turn:
         embedder = _embedder(model or "bundled")
-        if embedder.made_by != made_by:
+        if embedder.made_by not in watchers:
             raise UsageError(
-                f"{model or 'the bundled model of this installation'} is not what watched this log: that was {name}"
-                f" with other weights ({made_by[:12]} ...); name it with --model"
+                f"{model or 'the bundled model of this installation'} is not what watched this log, or has other"
+                f" weights ({embedder.made_by[:12]} ...) now: that was {listed}; name it with --model"
             )
-        return embedder.embed(_as_watched(pixels, *sampling.size(pixels.shape[1], pixels.shape[0]))), made_by
+        size = search.sampling(embedder.made_by).size(pixels.shape[1], pixels.shape[0])
+        return embedder.embed(_as_watched(pixels, *size)), embedder.made_by
 
 
 @lru_cache(1)

@@ -19,6 +19,7 @@ from pipeline.log.snapshot import Snapshot
 from pipeline.log.store import Store, open_store
 from pipeline.plan import SECOND_US, Sampling
 from pipeline.query import Match, Query, as_rows
+from pipeline.query.reading import check_inside
 from pipeline.search.place import locked, place_of
 
 #: Moments that can be had at most.
@@ -70,9 +71,8 @@ class PictureSearch:
         self._query.refresh()
         return count
 
-    @property
-    def made_by(self) -> str:
-        """What made most of the log's features. Raises UsageError where it has none."""
+    def makers(self) -> dict[str, int]:
+        """How many vectors each `made_by` left, the most first. Raises UsageError where the log has none."""
         makers = self._index.makers()
         if not makers and (damaged := self._index.damaged()):
             raise UsageError(
@@ -85,21 +85,36 @@ class PictureSearch:
                 " analysers, served models), or was told to leave them out (--set features=false). `secondsight run"
                 " --model bundled`, or with a Qwen3-VL checkpoint, keeps them; or search by words"
             )
-        return max(makers, key=lambda made_by: makers[made_by])
+        return dict(sorted(makers.items(), key=lambda one: -one[1]))
 
-    def watched_by(self, made_by: str) -> tuple[str, Sampling]:
-        """The name of the model behind features, and how large it saw the frames."""
+    def watchers(self) -> dict[str, str]:
+        """The name of the model behind each `made_by`, as its newest run has it, in the order of `makers`."""
+        rows = Snapshot(self._store).table("runs", ["weights_hash", "model", "started_at_us"]).to_pylist()
+        names = {row["weights_hash"]: row["model"] for row in sorted(rows, key=lambda row: row["started_at_us"])}
+        return {made_by: str(names.get(made_by.partition(":")[0], "a run that is gone")) for made_by in self.makers()}
+
+    def left_out(self, made_by: str) -> str:
+        """Says what of the log is not compared with a vector of `made_by`; "" where all of it is."""
+        makers = self.makers()
+        others = {m: name for m, name in self.watchers().items() if m != made_by} if len(makers) > 1 else {}
+        if not others:
+            return ""
+        listed = ", ".join(f"{name} ({m[:12]} ...)" for m, name in others.items())
+        return (
+            f"not compared: {sum(makers[m] for m in others)} of {sum(makers.values())} moments, which other weights"
+            f" watched: {listed}"
+        )
+
+    def sampling(self, made_by: str) -> Sampling:
+        """How large the model behind features saw the frames. Raises UsageError: no run of it; LogError."""
         weights_hash = made_by.partition(":")[0]
-        columns = ["weights_hash", "model", "config", "started_at_us"]
-        rows = Snapshot(self._store).table("runs", columns).to_pylist()
+        rows = Snapshot(self._store).table("runs", ["weights_hash", "config", "started_at_us"]).to_pylist()
         runs = sorted((r for r in rows if r["weights_hash"] == weights_hash), key=lambda r: r["started_at_us"])
         if not runs:
             raise UsageError(f"no run in {self._store.uri} was watched by what made its features ({made_by[:16]} ...)")
         try:
             said = json.loads(runs[-1]["config"])["sampling"]
-            return str(runs[-1]["model"]), Sampling(
-                short_side=said["short_side"], max_pixels=said["max_pixels"], multiple=said["multiple"]
-            )
+            return Sampling(short_side=said["short_side"], max_pixels=said["max_pixels"], multiple=said["multiple"])
         except (ValueError, KeyError, TypeError) as error:
             raise LogError(f"{self._store.uri}: the configuration of its run cannot be read: {error}") from error
 
@@ -123,9 +138,7 @@ class PictureSearch:
         """
         if not 1 <= limit <= MAX_MOMENTS:
             raise UsageError(f"{limit} moments: ask for one at least, and for {MAX_MOMENTS} at most")
-        makers = self._index.makers()
-        if made_by not in makers:
-            assert self.made_by  # says so where there are none at all
+        if made_by not in self.makers():
             raise UsageError(
                 f"the features of {self._store.uri} were made by other weights: name the checkpoint that watched"
             )
@@ -137,19 +150,32 @@ class PictureSearch:
         near = [_only(nearness(part, mean, vector), part, start_us, end_us) for part in parts]
         return self._moments(near, parts, owners, limit, kinds)
 
-    def like(self, video: str, at_us: int, run: str | None = None) -> tuple[Floats, str]:
-        """The vector that the log holds of a moment of a video, and what made it. Raises UsageError: it has none."""
+    def like(self, video: str, at_us: int, run: str | None = None, prefer: str | None = None) -> tuple[Floats, str]:
+        """The vector that the log holds of a moment of a video, and what made it.
+
+        Of `run` (its id, or the beginning of one), else of the newest done run that left one then, before all others of
+        the run `prefer` (its id). Raises UsageError: no such video or run, a time beyond the end, no vector.
+        """
         match = self._query.find(video, run)
-        made_by = self.made_by
-        for part in self._index.parts(made_by):
-            if (match.entry.video_id, match.entry.run_id) not in part.owners:
-                continue
-            number = part.owners.index((match.entry.video_id, match.entry.run_id))
-            rows = np.flatnonzero(part.owner == number)
-            there = rows[(part.span_us[rows, 0] <= at_us) & (at_us < part.span_us[rows, 1])]
-            if len(there):
-                return part.vectors[there[-1]].astype(np.float32), made_by
-        raise UsageError(f"{match.name}: the log holds no features of this moment")
+        check_inside(match, at_us)
+        parts = [(made_by, part) for made_by in self.makers() for part in self._index.parts(made_by)]
+        entries = [match.entry]
+        if run is None:
+            done = [e for e in self._query.runs_of(match.entry.video_id) if e.status == "done"]
+            entries = sorted(done[::-1] or entries, key=lambda entry: entry.run_id != prefer)
+        seen = False
+        for entry in entries:
+            owner = (entry.video_id, entry.run_id)
+            for made_by, part in parts:
+                if owner not in part.owners:
+                    continue
+                seen = True
+                rows = np.flatnonzero(part.owner == part.owners.index(owner))
+                there = rows[(part.span_us[rows, 0] <= at_us) & (at_us < part.span_us[rows, 1])]
+                if len(there):
+                    return part.vectors[there[-1]].astype(np.float32), made_by
+        of_run = "" if run is None else f" by run {match.entry.run_id}"
+        raise UsageError(f"{match.name}: the log holds no features of this {'moment' if seen else 'video'}{of_run}")
 
     def _moments(
         self, near: list[Floats], parts: list[Part], owners: _Owners, limit: int, kinds: Collection[str] | None

@@ -120,7 +120,7 @@ class Reader:
     def overlapping(self, match: Match, start_us: int, end_us: int, wanted: Filter) -> list[RecordBatch]:
         if end_us <= start_us:
             raise UsageError(f"the span from {format_time(start_us)} to {format_time(end_us)} is empty")
-        _check_inside(match, start_us)
+        check_inside(match, start_us)
         return self._read(match.entry, lambda entry: self._lookup.overlapping(entry, start_us, end_us, wanted))
 
     def preceding(self, match: Match, us: int, count: int, wanted: Filter) -> list[RecordBatch]:
@@ -128,7 +128,7 @@ class Reader:
         return self._read(match.entry, lambda entry: self._lookup.before(entry, us, count, wanted))
 
     def following(self, match: Match, us: int, count: int, wanted: Filter) -> list[RecordBatch]:
-        _check_inside(match, us)
+        check_inside(match, us)
         return self.from_on(match, us, count, wanted)
 
     def from_on(self, match: Match, us: int, count: int, wanted: Filter) -> list[RecordBatch]:
@@ -165,7 +165,8 @@ def reaching(matches: Iterable[Match], us: int) -> list[Match]:
     return [m for m in matches if m.entry.duration_us is None or m.entry.duration_us > us]
 
 
-def _check_inside(match: Match, us: int) -> None:
+def check_inside(match: Match, us: int) -> None:
+    """Raises UsageError for a time that is not in the video."""
     duration = match.entry.duration_us
     if duration is not None and us >= duration:
         raise UsageError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,67 +13,28 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.event import Event, WindowEvents
+from pipeline.event import WindowEvents
 from pipeline.features.index import FeatureIndex, nearness
 from pipeline.features.kept import feature_files, read_features, write_features
 from pipeline.features.search import PictureSearch, picture
 from pipeline.features.vectors import FrameFeatures
 from pipeline.kept import KeptWindow, keep, kept_files, read_kept
-from pipeline.log import EventLog, RunRecord, VideoResult, WindowRecord
+from pipeline.log import EventLog
 from pipeline.log.compact import vacuum
 from pipeline.log.store import open_store
 from pipeline.plan import SECOND_US as S
 from pipeline.plan import Window
-
-D = 8
-MADE = "w:mean-1"
-
-
-def unit(place: int, tilt: float = 0.0) -> np.ndarray:
-    """A vector along one axis, tilted a little towards the next."""
-    vector = np.zeros(D, np.float32)
-    vector[place], vector[(place + 1) % D] = 1.0, tilt
-    return vector
-
-
-def run(writer: EventLog, run_id: str = "run-a", number: int = 0) -> None:
-    config = {"sampling": {"short_side": None, "max_pixels": 8192, "multiple": 32}}
-    writer.begin_run(RunRecord(run_id, f"c{number}", config, "bundled", "w", "0", {}, 10**15 + number))
-
-
-def result(name: str, vectors: Sequence[np.ndarray], run_id: str = "run-a", config: str = "c0") -> VideoResult:
-    """A video with a vector a second, and one event a second that names it."""
-    video_id = f"{abs(hash(name)) % 16**8:08x}".rjust(32, "0")
-    times = [i * S for i in range(len(vectors))]
-    features = FrameFeatures.of(MADE, times, np.stack(vectors))
-    window = WindowRecord(Window(video_id, 0, 0, len(vectors) * S), times, features=features)
-    events = [Event(t, t + S, "thing", f"{name} at {t // S}", 0.5, 0, 0, (), {}) for t in times]
-    return VideoResult(
-        video_id,
-        run_id,
-        config,
-        (f"/a/{name}",),
-        1,
-        "done",
-        duration_us=len(vectors) * S,
-        windows=(window,),
-        events=events,
-    )
+from tests.pipeline.featured import MADE, OTHER, D, log_of, result, run, two_of, unit, updated
 
 
 @pytest.fixture
 def log(tmp_path: Path) -> str:
-    writer = EventLog.open(str(tmp_path / "log"), create=True)
-    run(writer)
-    writer.commit([result("one.mp4", [unit(0), unit(1), unit(1, 0.1), unit(2), unit(2)])])
-    writer.commit([result("two.mp4", [unit(3), unit(4), unit(5)]), result("three.mp4", [unit(6), unit(1, 0.4)])])
-    return str(tmp_path / "log")
+    return log_of(tmp_path)
 
 
-def updated(log: str) -> PictureSearch:
-    search = PictureSearch(log)
-    search.update()
-    return search
+@pytest.fixture
+def two(log: str) -> str:
+    return two_of(log)
 
 
 def test_the_nearest_moments_come_first_and_neighbours_are_one_moment(log: str) -> None:
@@ -118,8 +79,29 @@ def test_a_moment_of_the_log_is_asked_for_without_a_model(log: str) -> None:
     vector, made_by = search.like("three.mp4", 1_500_000)
     found = search.find(vector, made_by, limit=2)
     assert [(m.name, m.at_us) for m in found] == [("/a/three.mp4", S), ("/a/one.mp4", 2 * S)]
-    with pytest.raises(UsageError, match="no features of this moment"):
+    with pytest.raises(UsageError, match=r"three.mp4 is 0:02 long: there is nothing at 1:40"):
         search.like("three.mp4", 100 * S)
+
+
+def test_moments_of_the_fewer_weights_are_found_too(two: str) -> None:
+    search = updated(two)
+    assert search.makers() == {MADE: 10, OTHER: 2}
+    for run_id in (None, "run-b"):
+        vector, made_by = search.like("new.mp4", S, run_id)
+        assert made_by == OTHER and [m.name for m in search.find(vector, made_by, limit=1)] == ["/a/new.mp4"]
+    assert "not compared: 10 of 12 moments" in search.left_out(OTHER) and "bundled (w:mean-1" in search.left_out(OTHER)
+
+
+def test_a_newer_run_without_features_hides_none(two: str) -> None:
+    search = updated(two)
+    assert search.like("one.mp4", 0)[1] == search.like("one.mp4", 0, prefer="run-s")[1] == MADE
+    with pytest.raises(UsageError, match="no features of this video by run run-s"):
+        search.like("one.mp4", 0, "run-s")
+    writer = EventLog.open(two)
+    run(writer, "run-c", 3, "/models/b", "x")
+    writer.commit([result("one.mp4", [unit(0)] * 3, "run-c", "c3", OTHER)])
+    search.update()
+    assert search.like("one.mp4", 0)[1] == OTHER and search.like("one.mp4", 0, prefer="run-a")[1] == MADE
 
 
 def test_what_is_committed_later_is_found_and_only_once(log: str) -> None:
@@ -161,7 +143,7 @@ def test_a_log_without_features_says_so(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no vision features"):
         search.find(unit(0), MADE)
     with pytest.raises(UsageError, match="holds no vision features"):
-        assert search.made_by
+        assert search.makers()
 
 
 def test_vectors_of_other_weights_are_not_compared(log: str) -> None:
@@ -195,8 +177,6 @@ def test_what_a_model_calls_features_is_checked(tmp_path: Path) -> None:
             FrameFeatures(MADE, (0,), bytes(2 * 5000)),
         )
     ):
-        from dataclasses import replace
-
         video = replace(good, video_id=f"{number:032x}", windows=(replace(window, features=bad),))
         assert writer.commit([video]).committed
     assert not list(feature_files(open_store(str(tmp_path / "log"))))
