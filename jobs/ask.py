@@ -97,7 +97,7 @@ def as_json(found: Found, said: Answer | None, trouble: str = "") -> dict[str, A
     """What was found, and the model's answer where one was asked (or why it gave none), as plain JSON values."""
     question = asdict(found.question) | {"wanted": sorted(found.question.wanted)}
     evidence = [{"number": e.number, "role": e.role, "of": e.of, **as_said(e.name, e.event)} for e in found.evidence]
-    counts = {"exact": found.exact, "total": found.total, "videos": found.videos}
+    counts = {"exact": found.exact, "fits": found.fits, "total": found.total, "videos": found.videos}
     return {
         "question": question,
         **counts,
@@ -123,13 +123,15 @@ def _lines(found: Found, said: Answer | None) -> list[str]:
             lines.append(f"  ({len(said.struck)} sentences left out: no event bears them out)")
         lines += ["", "Evidence:"]
     if "count" in found.question.wanted:
-        from pipeline.search.ask import COUNTED
+        from pipeline.search.topic import COUNTED
 
         more = " or more" if found.total >= COUNTED else ""
         lines.append(f"{found.total if found.exact else 'no'}{more} events fit")
         lines += [f"  {count} in {short(name)}" for name, count in found.videos.items() if found.exact]
         lines.append("")
-    if not found.exact:
+    if not found.fits:
+        lines.append("No event has these words; at that time goes on:")
+    elif not found.exact:
         lines.append("No event has all of these words; nearest are:")
     lines += [_line(e) for e in found.evidence]
     if found.total > (shown := sum(e.role == "match" for e in found.evidence)):

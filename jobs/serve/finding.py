@@ -121,7 +121,7 @@ class Finding:
             "videos": found.question.videos,
             "topic": found.question.topic,
             "answer": said.text if said is not None and said.text else None,
-            "supported": bool(found.evidence) if said is None else bool(said.text),
+            "supported": bool(found.evidence) and found.fits if said is None else bool(said.text),
             "exact": found.exact,
             "total": found.total,
             "left": found.left,
@@ -142,6 +142,8 @@ def _note(found: Found) -> str:
         return f"{found.left} videos were not looked at, which would take too long: name one, or ask for less."
     if not found.evidence:
         return "No event of the log supports an answer."
+    if not found.fits:
+        return "No event has these words; this is what goes on at that time."
     return "" if found.exact else "No event has all of these words; these are the nearest."
 
 

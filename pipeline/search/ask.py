@@ -12,6 +12,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pyarrow as pa
+
 from pipeline.clock import format_time
 from pipeline.errors import UsageError
 from pipeline.log.lookup import Filter
@@ -19,18 +21,11 @@ from pipeline.query import Anchor, Match, Query, as_table
 from pipeline.query.names import LISTED
 from pipeline.query.reading import reaching
 from pipeline.search.named import files_in, named_in
-from pipeline.search.question import Question, understand
+from pipeline.search.question import Question, nothing_in, understand
 from pipeline.search.search import Hit, Search
-from pipeline.search.span import OPEN_US
-from pipeline.search.terms import cut, normal, words_analyzer
+from pipeline.search.span import OPEN_US, span_of_part
+from pipeline.search.topic import COUNTED, of_topic
 from pipeline.search.wish import check_length
-
-#: Events of the topic that are counted and ordered in time at most.
-COUNTED = 1000
-
-
-#: Events that are looked at where none holds every word of the topic.
-NEAREST = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +42,10 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a question found. `exact`: the matches hold every word of the topic, or lie at the time asked about; else
-    they come nearest. `total`: how many matches there are (COUNTED: or more), `videos`: how many in each video, of
-    which `evidence` shows some; `left`: how many videos were not looked at for want of time."""
+    """What a question found. `exact`: the matches hold every word of the topic, or lie at the time asked about where
+    it has none; else they come nearest. `fits`: they have to do with the topic; else nothing has, and they are what
+    goes on at the time asked about. `total`: how many matches there are (COUNTED: or more), `videos`: how many in each
+    video, of which `evidence` shows some; `left`: how many videos were not looked at for want of time."""
 
     question: Question
     exact: bool
@@ -57,6 +53,7 @@ class Found:
     videos: dict[str, int]
     evidence: tuple[Evidence, ...]
     left: int = 0
+    fits: bool = True
 
 
 def ask(
@@ -83,18 +80,27 @@ def ask(
     names, rest = _named(search, query, text)
     video = _both(query, names, video, run)
     question = replace(understand(rest, whole=video is not None), text=text, videos=tuple(names))
-    question = _ending(question, query, video, run)
+    question = _placed(question, query, video, run)
+    exact, fits, left = not question.topic, True, 0
+    hits: list[Hit] = []
     if question.topic:
-        left, (exact, hits) = 0, _of_topic(search, question, video, kinds, run)
-    else:
-        exact = True
+        narrowed: dict[str, Any] = {"video": video, "kinds": kinds, "run": run}
+        narrowed |= {"start_us": question.start_us, "end_us": question.end_us}
+        topic, exact, hits = of_topic(search, question.topic, narrowed)
+        question = replace(question, topic=topic)
+        if not topic and question.start_us is None:
+            if video is None:
+                raise nothing_in(text)
+            question = replace(question, start_us=0, end_us=OPEN_US)
+    if not hits and question.start_us is not None:
+        fits = not question.topic
         hits, left = _at_time(query, question, query.matches(video, run), Filter(kinds), within_s)
     chosen = _chosen(hits, question, limit)
     evidence: list[Evidence] = []
     for hit in chosen:
         evidence += _with_neighbours(query, hit, question, around, len(evidence))
     counts = Counter(h.name for h in hits).most_common()
-    return Found(question, exact, len(hits), dict(counts), tuple(evidence), left)
+    return Found(question, exact, len(hits), dict(counts), tuple(evidence), left, fits)
 
 
 def _named(search: Search, query: Query, text: str) -> tuple[list[str], str]:
@@ -123,19 +129,29 @@ def _both(
     return both
 
 
-def _ending(question: Question, query: Query, video: str | Sequence[str] | None, run: str | None) -> Question:
-    """The question with the time of the last seconds that it asks about: they need a video with an end."""
-    if question.last_us is None:
+def _placed(question: Question, query: Query, video: str | Sequence[str] | None, run: str | None) -> Question:
+    """The question with the time of the last seconds, or of the part, that it asks about: they need a video with an
+    end. The beginnings and ends of several videos are their first and last events."""
+    if question.last_us is None and question.part is None:
         return question
+    said = f"the last {format_time(question.last_us)}" if question.last_us is not None else f"the {question.part}"
     matches = query.matches(video, run)
     if len(matches) != 1:
-        raise UsageError(
-            f"the last {format_time(question.last_us)} of which of {len(matches)} videos? Name one of them"
-        )
+        if question.part is None or (not question.topic and question.part not in ("begin", "end")):
+            raise UsageError(f"{said} of which of {len(matches)} videos? Name one of them")
+        wanted = question.wanted | {"begin": {"first"}, "end": {"last"}}.get(question.part, set())
+        if question.topic:
+            return replace(question, wanted=wanted, start_us=None, end_us=None)
+        return replace(question, wanted=wanted)
     match = matches[0]
-    if match.entry.duration_us is None:
-        raise UsageError(f"{match.name}: the log does not know how long it is, so not what its last seconds are")
-    return replace(question, start_us=max(0, match.entry.duration_us - question.last_us))
+    duration_us = match.entry.duration_us
+    if duration_us is None:
+        raise UsageError(f"{match.name}: the log does not know how long it is, so not what {said} of it is")
+    if question.part is not None:
+        start_us, end_us = span_of_part(question.part, duration_us)
+        return replace(question, start_us=start_us, end_us=end_us)
+    assert question.last_us is not None
+    return replace(question, start_us=max(0, duration_us - question.last_us))
 
 
 def _at_time(
@@ -150,47 +166,19 @@ def _at_time(
     looked_at = 0
     for match, batches in query.each(matches, lambda m: query.overlapping(m, start, end, wanted), within_s):
         looked_at += 1
-        for batch in batches:
-            rows = as_table([batch.slice(0, min(batch.num_rows, COUNTED - len(hits)))]).to_pylist()
-            hits += [Hit(row, 1.0, ("time",), match.name) for row in rows]
+        rows, room = as_table(batches), COUNTED - len(hits)
+        if rows.num_rows > room:  # both ends: what was first and last is in them
+            rows = pa.concat_tables([rows.slice(0, room - room // 2), rows.slice(rows.num_rows - room // 2)])
+        hits += [Hit(row, 1.0, ("time",), match.name) for row in rows.to_pylist()]
         if len(hits) >= COUNTED:
             return hits, 0
     return hits, len(matches) - looked_at
 
 
-def _of_topic(
-    search: Search,
-    question: Question,
-    video: str | Sequence[str] | None,
-    kinds: Collection[str] | None,
-    run: str | None,
-) -> tuple[bool, list[Hit]]:
-    narrowed: dict[str, Any] = {"video": video, "kinds": kinds, "run": run}
-    narrowed |= {"start_us": question.start_us, "end_us": question.end_us}
-    all_words = " ".join(f"+{word}" for word in question.topic.split())
-    hits = search.find(all_words, limit=COUNTED, mode="words", **narrowed)
-    if hits and all(h.found_by == ("words",) for h in hits):
-        return True, hits
-    near = search.find(question.topic, limit=NEAREST, **narrowed)
-    wanted = _terms(question.topic)
-    fitting = [h for h in near if "meaning" in h.found_by or 2 * len(wanted & _terms(_said(h))) >= len(wanted)]
-    return False, hits or fitting
-
-
-def _said(hit: Hit) -> str:
-    return f"{hit.event['text']} {hit.event['kind'].replace('_', ' ')}"
-
-
-def _terms(text: str) -> set[str]:
-    """What a text is found by: stems, and characters of scripts without blanks."""
-    rest, runs = cut(normal(text))
-    return {*words_analyzer().analyze(rest), *(character for run in runs for character in run)}
-
-
 def _chosen(hits: Sequence[Hit], question: Question, limit: int) -> list[Hit]:
     """The matches to show: the best; or of each video its first and last, where the question wants those."""
     if not question.wanted & {"first", "last"}:
-        return list(hits[:limit])
+        return list(hits[-limit:] if question.part == "end" and not question.topic else hits[:limit])
     in_time = sorted(hits, key=lambda h: (h.event["start_us"], h.event["end_us"]))
     first = {h.event["video_id"]: h for h in reversed(in_time)}
     last = {h.event["video_id"]: h for h in in_time}

@@ -1,10 +1,11 @@
 """The time that a question asks about (English and Chinese): at, after or before a time, between two, the first or last
-seconds or minutes."""
+seconds or minutes, the beginning, middle or end."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from pipeline.clock import parse_time
 from pipeline.plan import SECOND_US
@@ -37,6 +38,21 @@ _ENDS = re.compile(
     r"|(?:(?P<begin>(?<![之以])前|开头的?|最初的?)|(?:最后|末尾|结尾)的?) ?"
     rf"(?P<lang>{_NUMBER} ?(?:秒钟?|分钟))(?:之?内|里|中)?"
 )
+#: Of a video as long as it may be.
+Part = Literal["begin", "middle", "end", "first half", "second half"]
+_PART = re.compile(
+    r"(?:\b(?:at|in|near|towards?|by|from|around|during|for)(?: or near)? the (?:very )?"
+    r"(?:(?P<begin>beginning|start|opening|outset)|(?P<middle>middle)|(?P<end>end|ending|close)"
+    r"|(?P<half>first half)|(?P<rest>(?:second|last|other) half))\b(?! (?:line|zone)\b)"
+    r"|(?P<middle_too>\b(?:half-?way|midway)(?: through| into)?\b)"
+    r"|(?P<han_begin>(?:视频|影片|片子?)?的?(?:开头|片头|[一刚]开始|开始(?:时|的时候)))"
+    r"|(?P<han_middle>中间)|(?P<han_end>(?:视频|影片|片子?)?的?(?:结尾|末尾|片尾|结束(?:时|的时候)))"
+    r"|(?P<han_half>前半(?:段|部分)?)|(?P<han_rest>后半(?:段|部分)?))"
+    r"(?: of\b)?(?:的时候|时候|处|部分)?"
+)
+_PARTS: dict[str, Part] = {
+    "begin": "begin", "middle": "middle", "end": "end", "half": "first half", "rest": "second half"
+}  # fmt: skip
 #: Lengths of time, which are no times: "for 10 seconds", "10 seconds after the goal".
 _LENGTH = re.compile(
     r"(?:\b(?:for|lasts?|lasted|lasting|within|every|at least|at most|(?:longer|more|less) than)(?: about)? |持续 ?)"
@@ -51,11 +67,27 @@ _AT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """`[start_us, end_us)`, or the last `last_us` of a video."""
+    """`[start_us, end_us)`, or the last `last_us` of a video, or a part of it."""
 
     start_us: int
     end_us: int
     last_us: int | None = None
+    part: Part | None = None
+
+
+def span_of_part(part: Part, duration_us: int) -> tuple[int, int]:
+    """The beginning, middle and end of a video are a tenth of it, and five seconds at least."""
+    tenth = min(duration_us, max(duration_us // 10, 5 * SECOND_US))
+    half = duration_us // 2
+    spans: dict[Part, tuple[int, int]] = {
+        "begin": (0, tenth),
+        "middle": (half - tenth // 2, half + tenth // 2),
+        "end": (duration_us - tenth, OPEN_US),
+        "first half": (0, half),
+        "second half": (half, OPEN_US),
+    }
+    start_us, end_us = spans[part]
+    return start_us, max(end_us, start_us + 1)
 
 
 def span_of(text: str) -> tuple[Span | None, str]:
@@ -80,6 +112,10 @@ def span_of(text: str) -> tuple[Span | None, str]:
         if found["how"] in ("before", "until") or then.endswith("前"):
             return Span(0, us), rest
         return Span(us, us + (MINUTE_US if _is_minutes(found["at"]) else SECOND_US)), rest
+    if found := _PART.search(text):
+        name = next(name for name, said in found.groupdict().items() if said)
+        part = _PARTS[name.removeprefix("han_").removesuffix("_too")]
+        return Span(0, OPEN_US, part=part), _without(text, found)
     return None, text
 
 
