@@ -219,17 +219,19 @@ def served(
 ) -> Iterator[Row]:
     """`transformers serve`, servers that were named, and those that were not."""
     known: set[str] = set()
-    own = None
     if all(importlib.util.find_spec(name) for name in TransformersServer.NEEDED):
+        known.add("transformers")
         own = TransformersServer(BUNDLED, folder)
-    try:
-        if own is not None:
+        try:
             own.wait()
-            specs = [own.spec, *specs]
-        yield from _served(specs, known, shown, truth, rules)
-    finally:
-        if own is not None:
+        except RuntimeError:  # costs its own row only, not those measured before it or those that follow
+            said = own.log.read_text().strip() or "it said nothing"
+            yield Row("served: transformers", "bundled", "-", f"it did not come up: {said.splitlines()[-1]}")
+        else:
+            yield from _served([own.spec], known, shown, truth, rules)
+        finally:
             own.kill()
+    yield from _served(specs, known, shown, truth, rules)
     for dialect, why in NOT_SERVED.items():
         if dialect not in known:
             yield Row(f"served: {dialect}", "-", "-", why)
@@ -252,7 +254,7 @@ def _served(
             answers, window_s = watched(model, shown, wall=True)
             model.close()
         except (SecondsightError, RuntimeError) as error:
-            yield Row(f"served: {spec.partition('#')[2]}", "-", "-", str(error))
+            yield Row(f"served: {Path(spec.partition('#')[2]).name}", "-", "-", str(error))
             continue
         known.add(server["dialect"])
         name = f"served: {server['dialect']} {server['version']}".strip() + f", {identity.settings['frames']}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 from model.experts.blocks import SESSION_BYTES
 
@@ -32,7 +33,8 @@ class Row:
 
     def cells(self) -> list[str]:
         if self.why:
-            return [self.engine, self.checkpoint, self.precision, f"not run here: {self.why}", *"-----"]
+            why = shorten(self.why, 240, placeholder=" …")  # one line, whatever a server said
+            return [self.engine, self.checkpoint, self.precision, f"not run here: {why}", *"-----"]
         return [
             self.engine,
             self.checkpoint,
@@ -48,7 +50,7 @@ class Row:
 
 def as_table(rows: Sequence[Row]) -> str:
     lines = [HEADER, ("---",) * len(HEADER), *(row.cells() for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
 
 
 def notes(rows: Sequence[Row], events: int) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -45,3 +48,26 @@ def test_it_gets_between_the_marks_and_nowhere_else(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="holds no"):
         write_between(page, "new")
     assert page.read_text() == "no marks"
+
+
+def test_a_server_that_does_not_come_up_costs_its_own_row_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the command as a whole: what was measured before it is written, and a server that was named is asked."""
+    from jobs.bench import engines
+    from jobs.bench.server_process import TransformersServer
+
+    dies = ["sh", "-c", "echo Traceback; echo 'ValueError: a | b'; exit 1"]
+    monkeypatch.setattr(TransformersServer, "command", lambda self: dies)
+    monkeypatch.setattr(TransformersServer, "NEEDED", ())
+    monkeypatch.setattr(engines, "show", lambda folder, quick: ({}, {}, SimpleNamespace(rules={})))
+    monkeypatch.setattr(engines, "here", lambda *_: iter(ROWS[:1]))
+    monkeypatch.setattr(engines, "_served", lambda specs, *_: (Row(f"asked: {spec}", "-", "-", "-") for spec in specs))
+    page, told = tmp_path / "page.md", tmp_path / "told.json"
+    page.write_text(f"{MARKS[0]}\n{MARKS[1]}\n")
+    monkeypatch.setattr(sys, "argv", ["engines", "--write", str(page), "--json", str(told), "--served", "openai:other"])
+    assert engines.main() == 0
+    lines = page.read_text().splitlines()
+    assert any("| 10 of 10 | 0.85 |" in line for line in lines)
+    (own,) = (line for line in lines if "served: transformers" in line)
+    assert r"not run here: it did not come up: ValueError: a \| b |" in own
+    assert any(line.startswith("| asked: openai:other |") for line in lines)
+    assert len(json.loads(told.read_text())["rows"]) > 3
