@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
+from typing import Any, TextIO
 
 from pipeline.errors import SecondsightError
 
@@ -59,19 +61,67 @@ def main(argv: list[str] | None = None) -> int:
         else:
             commands.add_parser(known, help=line)
     args = overview.parse_args(arguments)
+    before = sys.stdout
     try:
+        sys.stdout = _output(before, getattr(args, "format", "table"))
         status = int(args.main(args))
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return status
+    except _OutputError as error:
+        _drop_output()
+        print(f"secondsight: standard output cannot be written: {error}", file=sys.stderr)
+        return 1
     except SecondsightError as error:
         print(f"secondsight: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader went away (`| head`): not an error of ours
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
     except KeyboardInterrupt:
         print("secondsight: interrupted", file=sys.stderr)
         return 130
+    finally:
+        sys.stdout = before
+
+
+class _OutputError(Exception):
+    """Standard output could not be written: not an OSError, which would be taken for one of a file that is read."""
+
+
+class _Output(io.FileIO):
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise _OutputError(error.strerror or str(error)) from error
+
+
+def _output(stdout: TextIO, form: str) -> TextIO:
+    """Standard output whose errors are told from others, and which takes every character.
+
+    For programs it is UTF-8, as a file is, whatever the locale; for people what their terminal has not is escaped.
+    """
+    if isinstance(stdout, io.TextIOWrapper):
+        encoding = None if form in ("table", "text") else "utf-8"
+        stdout.reconfigure(encoding=encoding, errors="backslashreplace")
+        if isinstance(stdout.buffer, io.BufferedWriter | io.FileIO):  # not a test's
+            raw = _Output(stdout.fileno(), "w", closefd=False)
+            return io.TextIOWrapper(
+                raw if stdout.write_through else io.BufferedWriter(raw),  # as under `python -u`
+                stdout.encoding,
+                stdout.errors,
+                line_buffering=stdout.line_buffering,
+                write_through=stdout.write_through,
+            )
+    return stdout
+
+
+def _drop_output() -> None:
+    """Nobody reads it: what is held of it would be tried again at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
 
 from jobs.kinds import hint
+from jobs.output import text
 from jobs.pictured import events_of, save
 from pipeline.errors import UsageError
 from pipeline.export import Exported, activitynet, fiftyone, short_names, srt, table, webvtt
@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
         subtitles = {film.video_id: (webvtt if args.format == "vtt" else srt)(film) for film in films}
         if in_folder:
             names = short_names(films, _file)
-            _write_all(args, {f"{names[video_id]}.{args.format}": text for video_id, text in subtitles.items()})
+            _write_all(args, {f"{names[video_id]}.{args.format}": said for video_id, said in subtitles.items()})
         else:
             _write(args, subtitles[films[0].video_id])
     else:
@@ -108,11 +108,12 @@ def _films(log: str, query: Query, matches: list[Match], args: argparse.Namespac
     return films
 
 
-def _write(args: argparse.Namespace, text: str) -> None:
+def _write(args: argparse.Namespace, content: str) -> None:
     if args.out is None or args.out == "-":
-        sys.stdout.write(text)
+        with text(None) as out:
+            out.write(content)
     else:
-        save(Path(args.out), text.encode(), args.force)
+        save(Path(args.out), content.encode(), args.force)
 
 
 def _write_all(args: argparse.Namespace, files: dict[str, str]) -> None:
@@ -122,8 +123,8 @@ def _write_all(args: argparse.Namespace, files: dict[str, str]) -> None:
     there = [name for name in files if (folder / name).exists()]
     if there and not args.force:
         raise UsageError(f"{folder / there[0]} exists already; name another folder, or add --force to replace it")
-    for name, text in files.items():
-        save(folder / name, text.encode(), args.force)
+    for name, content in files.items():
+        save(folder / name, content.encode(), args.force)
     print(json.dumps(str(folder))[1:-1], f" {len(files)} files")
 
 

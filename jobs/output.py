@@ -104,8 +104,9 @@ def hms(us: int | None) -> str:
 
 @contextlib.contextmanager
 def text(path: str | None) -> Iterator[IO[str]]:
-    """The file to write text to, or standard output."""
+    """The file to write text to, or standard output. Raises UsageError where there is none."""
     if path is None or path == "-":
+        _check_open()
         yield sys.stdout
         return
     with _opened(path, "w") as file:
@@ -114,14 +115,20 @@ def text(path: str | None) -> Iterator[IO[str]]:
 
 @contextlib.contextmanager
 def binary(path: str | None) -> Iterator[IO[bytes]]:
-    """The file to write bytes to, or standard output where that is not a terminal."""
+    """The file to write bytes to, or standard output where that is not a terminal. Raises UsageError."""
     if path is None or path == "-":
+        _check_open()
         if sys.stdout.isatty():
             raise UsageError("parquet is not for a terminal: add --out FILE")
         yield sys.stdout.buffer
         return
     with _opened(path, "wb") as file:
         yield file
+
+
+def _check_open() -> None:
+    if sys.stdout is None:  # as the shell's `>&-` has it
+        raise UsageError("standard output is closed: name a file with --out FILE")
 
 
 @contextlib.contextmanager
