@@ -44,7 +44,7 @@ def take_in(store: Store, index: WordIndex, progress: Callable[[str], None] = la
             return 0
         fresh = _owners(store, files)
         several = state.several or _any_again(fresh.values(), index)
-        return _write(store, index, State(version, log, several), fresh, files, (), progress)
+        return _write(store, index, State(version, log, several), fresh, _names(store, files), files, (), progress)
     delta = Delta(store)
     there = _owners(store, delta.files())
     indexed = index.view().all_owners()
@@ -53,7 +53,8 @@ def take_in(store: Store, index: WordIndex, progress: Callable[[str], None] = la
     fresh = {key: owner for key, owner in there.items() if key not in have}
     several = _any_again(there.values())
     gone = {key for key, _ in indexed} - have
-    return _write(store, index, State(delta.version, log, several), fresh, delta.files("events"), gone, progress)
+    names, files = _names(store, delta.files()), delta.files("events")
+    return _write(store, index, State(delta.version, log, several), fresh, names, files, gone, progress)
 
 
 def log_mark(store: Store) -> str:
@@ -85,13 +86,20 @@ def _owners(store: Store, files: Sequence[DataFile]) -> dict[int, Owner]:
     """The videos and runs of which rows lie in data files, by their keys."""
     found: dict[int, Owner] = {}
     for row in read_rows(store, [f for f in files if f.record == "videos"], _COLUMNS):
-        name = row["uris"][0] if row["uris"] else row["video_id"]
+        name, *others = row["uris"] or [row["video_id"]]
         finished, events = row["finished_at_us"] or 0, row["events"] or 0
-        owner = Owner(row["video_id"], row["run_id"], name, row["status"], finished, events, row["duration_us"])
+        owner = Owner(row["video_id"], row["run_id"], name, row["status"], finished, events, row["duration_us"], others)
         before = found.get(owner.key)
         if before is None or before.finished_at_us <= finished:  # a failed one has given way to this
             found[owner.key] = owner
     return found
+
+
+def _names(store: Store, files: Sequence[DataFile]) -> list[tuple[str, str]]:
+    """(name, video_id) of the names in data files that videos were found under later. Those of a video that is gone
+    stay in the index, where nothing shows them (View.named)."""
+    rows = read_rows(store, [f for f in files if f.record == "names"], ["uri", "video_id"])
+    return [(row["uri"], row["video_id"]) for row in rows]
 
 
 def _any_again(owners: Collection[Owner], index: WordIndex | None = None) -> bool:
@@ -107,11 +115,12 @@ def _write(
     index: WordIndex,
     state: State,
     fresh: Mapping[int, Owner],
+    names: Sequence[tuple[str, str]],
     files: Sequence[DataFile],
     gone: Collection[int],
     progress: Callable[[str], None],
 ) -> int:
-    """Take out the owners that are gone, put in the fresh ones with their events, which lie in `files`."""
+    """Take out the owners that are gone, put in the fresh ones with their events, which lie in `files`, and `names`."""
     writer = index.writer()
     try:
         for key in (*gone, *fresh):  # of a fresh one: what a killed intake may have left
@@ -129,6 +138,8 @@ def _write(
                 saved = total
         for key in waiting:
             writer.add_owner(fresh[key])
+        for name, video_id in names:
+            writer.add_name(name, video_id)
         writer.set_state(state)
         writer.commit()
         return total

@@ -43,13 +43,13 @@ def parts_of(name: str) -> tuple[str, ...]:
 
 def named_in(
     text: str,
-    called: Callable[[Collection[str]], Mapping[str, Collection[str]]],
+    called: Callable[[Collection[str]], Mapping[str, Collection[tuple[str, str]]]],
     is_said: Callable[[str], bool],
 ) -> tuple[list[str], str]:
-    """(whole names of the videos that a text names, the text without them).
+    """(whole names of the videos that a text names, one of each, the text without them).
 
-    `called`: the whole names of the videos of which `parts_of` holds one of some texts; `is_said`: whether events say
-    these words. A name without its ending counts where one video has it and no event says it.
+    `called`: (whole name, video_id) of the videos with a name of which `parts_of` holds one of some texts; `is_said`:
+    whether events say these words. A name without its ending counts where one video has it and no event says it.
     """
     text = normal(text)
     candidates = [c for c, _ in zip(_candidates(text), range(MOST), strict=False)]
@@ -60,7 +60,8 @@ def named_in(
         if any(start < c.end and c.start < end for start, end in cut):
             continue
         said = _spelt(c.text)
-        names = {name for name in known.get(_last(c.text), ()) if _ends_so(_spelt(name), said, c.whole)}
+        meant = [pair for pair in known.get(_last(c.text), ()) if _ends_so(_spelt(pair[0]), said, c.whole)]
+        names = set({video_id: name for name, video_id in sorted(meant, reverse=True)}.values())
         if names and (c.whole or (len(names) == 1 and not said.isdecimal() and not is_said(c.text))):
             found += sorted(names)
             cut.append((c.start, c.end))

@@ -129,14 +129,15 @@ class Search:
 
     # -- asking
 
-    def called(self, parts: Collection[str]) -> dict[str, set[str]]:
-        """The whole names of the videos that are called so: by what their last part is (named.py), in any case."""
+    def called(self, parts: Collection[str]) -> dict[str, set[tuple[str, str]]]:
+        """(whole name, video_id) of the videos that are called so: by what the last part of one of their names is
+        (named.py), in any case."""
         view = self._searched()
-        found: dict[str, set[str]] = {}
+        found: dict[str, set[tuple[str, str]]] = {}
         with reading(self.folder):
-            for owner in view.named(parts):
-                for part in parts_of(owner.name):
-                    found.setdefault(part, set()).add(owner.name)
+            for name, video_id in view.named(parts):
+                for part in parts_of(name):
+                    found.setdefault(part, set()).add((name, video_id))
         return found
 
     def is_said(self, words: str) -> bool:

@@ -1,7 +1,8 @@
 """The index of words: a tantivy index of events, and of the videos and runs (owners) that they belong to.
 
-Three kinds of documents: an event (all its filters, and its whole row to show), an owner (a video in a run: what
-`_OWNER` holds), and one `state` (how much of the log is in the index). All of an update appears in one commit.
+Four kinds of documents: an event (all its filters, and its whole row to show), an owner (a video in a run: an `Owner`),
+a name that a video was found under later, and one `state` (how much of the log is in the index). All of an update
+appears in one commit.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pipeline.search.rows import packed, unpacked
 from pipeline.search.terms import blank_analyzer, characters, cut, normal, pairs, words_analyzer
 
 #: Raised when an index made by older code is of no use: it lies in a folder of this name and is made anew.
-FORMAT = "words-2"
+FORMAT = "words-3"
 
 #: Owners that a reader remembers.
 OWNERS_KNOWN = 50_000
@@ -46,6 +47,7 @@ class Owner:
     finished_at_us: int
     events: int
     duration_us: int | None
+    others: Sequence[str] = ()  # its other names then
 
     @property
     def key(self) -> int:
@@ -82,7 +84,7 @@ def _schema() -> tantivy.Schema:
     builder.add_text_field("characters", tokenizer_name="blanks")
     builder.add_text_field("pairs", tokenizer_name="blanks", index_option="freq")
     builder.add_text_field("kind", tokenizer_name="raw", index_option="basic")
-    for name in ("owner", "run", "text", "is_owner", "is_owner_of", "named"):
+    for name in ("owner", "run", "text", "is_owner", "is_owner_of", "is_name", "named"):
         builder.add_integer_field(name, indexed=True, fast=True)
     for name in ("start_us", "until_us"):
         builder.add_integer_field(name, fast=True)
@@ -177,9 +179,17 @@ class View:
         """The owners that belong to these videos (their hashed ids)."""
         return self._found(self.index.any_of("is_owner_of", videos))
 
-    def named(self, parts: Collection[str]) -> list[Owner]:
-        """The owners whose videos are called so (named.py)."""
-        return self._found(self.index.any_of("named", [hashed(part) for part in parts]))
+    def named(self, parts: Collection[str]) -> list[tuple[str, str]]:
+        """(whole name, video_id) of the videos that are called so (named.py), one for each of their names."""
+        found = set()
+        for row in self._rows(self.index.any_of("named", [hashed(part) for part in parts])):
+            if isinstance(row, list):
+                found.add((row[0], row[1]))
+            else:
+                found |= {(name, row["video_id"]) for name in (row["name"], *row["others"])}
+        named = [(name, video_id) for name, video_id in sorted(found) if not set(parts).isdisjoint(parts_of(name))]
+        there = {owner.video_id for owner in self.owners_of(list({hashed(video_id) for _, video_id in named}))}
+        return [(name, video_id) for name, video_id in named if video_id in there]
 
     def all_owners(self) -> list[tuple[int, int]]:
         """(key, finished_at_us) of every owner in the index."""
@@ -187,10 +197,14 @@ class View:
 
     def _found(self, query: Query, most: int | None = None) -> list[Owner]:
         """Every owner that a query finds (`most`: which are no more than this)."""
+        return [Owner(**row) for row in self._rows(query, most)]
+
+    def _rows(self, query: Query, most: int | None = None) -> list[Any]:
+        """What is kept of the owners and names that a query finds."""
         if most is None:
             most = int(self.searcher.search(query, 1).count)  # type: ignore[attr-defined]  # missing in its stubs
         hits = self.searcher.search(query, most, count=False).hits if most else []
-        return [Owner(**json.loads(self._kept(address))) for _, address in hits]
+        return [json.loads(self._kept(address)) for _, address in hits]
 
     def events(self, addresses: Sequence[Any]) -> list[dict[str, Any]]:
         """The rows of events, without video and run."""
@@ -218,9 +232,20 @@ class Writer:
         document = tantivy.Document()
         document.add_integer("is_owner", owner.key)
         document.add_integer("is_owner_of", hashed(owner.video_id))
-        for part in parts_of(owner.name):
+        for part in {part for name in (owner.name, *owner.others) for part in parts_of(name)}:
             document.add_integer("named", hashed(part))
         document.add_bytes("row", json.dumps(asdict(owner), ensure_ascii=False).encode("utf-8", "replace"))
+        self._writer.add_document(document)
+
+    def add_name(self, name: str, video_id: str) -> None:
+        """A name that a video was found under later."""
+        key = hashed(video_id, name)
+        self._writer.delete_documents_by_term("is_name", key)
+        document = tantivy.Document()
+        document.add_integer("is_name", key)
+        for part in parts_of(name):
+            document.add_integer("named", hashed(part))
+        document.add_bytes("row", json.dumps([name, video_id], ensure_ascii=False).encode("utf-8", "replace"))
         self._writer.add_document(document)
 
     def add_events(self, columns: Mapping[str, Sequence[Any]], owners: Mapping[tuple[str, str], int]) -> int:
