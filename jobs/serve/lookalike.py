@@ -8,14 +8,13 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from jobs.serve import shapes
+from jobs.serve.each import Videos
 from jobs.serve.reply import reply
 from jobs.serve.site import KindList, RunId, Site, SiteOf, Time, VideoName, answers, us
 
 router = APIRouter(prefix="/api/search", tags=["search"])
 
 Limit = Annotated[int, Query(ge=1, le=200)]
-OfVideo = Annotated[str | None, Query(min_length=1, max_length=4096, description="only moments of this video")]
-
 _PICTURE = {
     "requestBody": {
         "required": True,
@@ -28,7 +27,7 @@ _PICTURE = {
 async def image(
     request: Request,
     site: SiteOf,
-    video: OfVideo = None,
+    video: Videos = None,
     kind: KindList = None,
     start: Time | None = None,
     end: Time | None = None,
@@ -55,20 +54,27 @@ async def like(
     site: SiteOf,
     of: VideoName,
     t: Time,
-    video: OfVideo = None,
+    video: Videos = None,
     kind: KindList = None,
     start: Time | None = None,
     end: Time | None = None,
     run: RunId = None,
+    of_run: Annotated[
+        str | None,
+        Query(max_length=128, description="as this run saw that moment, where it did; not the newest"),
+    ] = None,
     limit: Limit = 20,
 ) -> Response:
-    """Moments that look most like the one at `t` of the video `of`, the most alike first."""
+    """Moments that look most like the one at `t` of the video `of`, the most alike first.
+
+    With `run` (and no `of_run`) both that moment and the others are those of this run.
+    """
     at_us = us(t)
     start_us, end_us = (None if time is None else us(time) for time in (start, end))
 
     def ask() -> dict[str, Any]:
         only = {"kinds": kind, "start_us": start_us, "end_us": end_us, "run": _run(site, run), "limit": limit}
-        return site.looking.like(of, at_us, video, **only)
+        return site.looking.like(of, at_us, _run(site, of_run), video, **only)
 
     return await site.think(lambda: reply(request, ask()))
 

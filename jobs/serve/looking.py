@@ -40,22 +40,27 @@ class Looking:
                 self._looked_at = time.monotonic()
             return self._search
 
-    def image(self, data: bytes, video: str | None, **only: Any) -> dict[str, Any]:
+    def image(self, data: bytes, videos: list[str] | None, **only: Any) -> dict[str, Any]:
         from jobs.picturing import embedded
 
         pixels = picture(data, "the picture")
         search = self.index()
-        return self._found(search, *embedded(search, pixels, self._model), video=video, **only)
+        return self._found(search, *embedded(search, pixels, self._model), videos, **only)
 
-    def like(self, of: str, at_us: int, video: str | None, **only: Any) -> dict[str, Any]:
-        name = self._archive.find(of, only["run"]).entry.video_id
+    def like(self, of: str, at_us: int, of_run: str | None, videos: list[str] | None, **only: Any) -> dict[str, Any]:
+        """`of_run`: the run whose look at the moment is meant before all others'; None: the one that is asked about."""
+        run = only["run"] if of_run is None else None
+        name = self._archive.find(of, run).entry.video_id
         search = self.index()
-        return self._found(search, *search.like(name, at_us, only["run"]), video=video, **only)
+        return self._found(search, *search.like(name, at_us, run, of_run), videos, **only)
 
-    def _found(self, search: PictureSearch, vector: Any, made_by: str, **only: Any) -> dict[str, Any]:
-        if only["video"] is not None:
-            only["video"] = self._archive.find(only["video"], only["run"]).entry.video_id
-        return {"moments": [_said(m) for m in search.find(vector, made_by, **only)]}
+    def _found(
+        self, search: PictureSearch, vector: Any, made_by: str, videos: list[str] | None, **only: Any
+    ) -> dict[str, Any]:
+        run = only["run"]
+        among = None if videos is None else [self._archive.find(name, run).entry.video_id for name in videos]
+        moments = search.find(vector, made_by, video=among, **only)
+        return {"moments": [_said(m) for m in moments], "note": search.left_out(made_by) if run is None else ""}
 
 
 def _said(moment: Moment) -> dict[str, Any]:

@@ -255,6 +255,7 @@ class Moment(BaseModel):
 
 class Moments(BaseModel):
     moments: list[Moment]
+    note: str = Field(description="for people: what is not compared, as other weights watched it; else empty")
 
 
 class Evidence(BaseModel):

@@ -33,11 +33,11 @@ export function looks({ params, go }) {
   async function find() {
     fill(status, "Comparing …");
     try {
-      const found = of ? await ask("api/search/like", { of, t, run, limit: 48 }, stop.signal) : await send();
+      const found = of ? await ask("api/search/like", { of, t, of_run: run, limit: 48 }, stop.signal) : await send();
       await kindsKnown();
       const there = Number(t) * 1e6;
       const others = found.moments.filter((m) => !(of && m.video_id === of && m.start_us <= there && there < m.end_us));
-      fill(status, others.length ? `${plural(others.length, "moment")}, the most alike first` : "Nothing else looks like it.");
+      fill(status, others.length ? `${plural(others.length, "moment")}, the most alike first` : "Nothing else looks like it.", found.note && ` (${found.note})`);
       fill(results, others.map(card));
     } catch (error) {
       if (error.name === "AbortError" || error.status === 401) return;
