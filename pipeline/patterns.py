@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -45,6 +46,51 @@ def _matches(pattern: str, relative: str) -> bool:
     return fnmatchcase(relative, pattern) or fnmatchcase(relative, "*/" + pattern)
 
 
+class Steps:
+    """A glob one component of a path after the other, to know on the way where there is sense in looking further.
+
+    A state is the set of the places in the glob that a path has come to. `match(part)` tells by what a component is
+    matched; `hidden`: whether "**" matches hidden ones.
+    """
+
+    def __init__(
+        self, parts: Sequence[str], match: Callable[[str], Callable[[str], object]], hidden: bool = False
+    ) -> None:
+        self._parts, self._hidden = tuple(parts), hidden
+        self._matches = [None if part == "**" else match(part) for part in parts]
+        self.start = self._with_nothing({0})
+
+    def after(self, state: frozenset[int], name: str) -> frozenset[int]:
+        """Where a path has come to with one more component. Empty: neither it nor anything below matches."""
+        after = set()
+        for place in state - {len(self._parts)}:
+            match = self._matches[place]
+            if match is None and (self._hidden or name[0] != "."):
+                after |= {place, len(self._parts)} if place == len(self._parts) - 1 else {place}
+            elif match is not None and match(name):
+                after.add(place + 1)
+        return self._with_nothing(after)
+
+    def matched(self, state: frozenset[int]) -> bool:
+        return len(self._parts) in state
+
+    def goes_on(self, state: frozenset[int]) -> bool:
+        """Whether something below may match."""
+        return any(place < len(self._parts) for place in state)
+
+    def only(self, state: frozenset[int]) -> str:
+        """The one pattern that what comes next has to match; "" where there are several."""
+        (place, *others) = state
+        return "" if others else self._parts[place]
+
+    def _with_nothing(self, places: set[int]) -> frozenset[int]:
+        """With the places that are come to where "**" stands for no component; at the end it stands for one or more."""
+        for place, match in enumerate(self._matches[:-1]):
+            if match is None and place in places:
+                places.add(place + 1)
+        return frozenset(places)
+
+
 def spelt_extension(pattern: str) -> str:
     extension = os.path.splitext(pattern)[1].lower()
     return "" if glob.has_magic(extension) else extension
@@ -56,5 +102,6 @@ def is_glob(uri: str) -> bool:
 
 def fixed_part(pattern: str) -> str:
     """What comes before the first path component with a wildcard."""
-    fixed = pattern[: min(pattern.index(c) for c in "*?[" if c in pattern)].rpartition("/")[0]
+    magic = "*[" if pattern.startswith(("http://", "https://")) else "*?["
+    fixed = pattern[: min(pattern.index(c) for c in magic if c in pattern)].rpartition("/")[0]
     return fixed + "/" if fixed.endswith(":/") else fixed

@@ -217,7 +217,7 @@ def test_link_loops_end(tree: Path) -> None:
 
 
 def test_very_deep_directories_end(tmp_path: Path, web: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.archive.DEEPEST", 10)
+    monkeypatch.setattr("pipeline.folders.DEEPEST", 10)
     deep = tmp_path
     for _ in range(12):
         deep = deep / "d"
@@ -228,11 +228,13 @@ def test_very_deep_directories_end(tmp_path: Path, web: Any, monkeypatch: pytest
     assert [getattr(item, "reason", "") for item in found] == ["", "unreadable"]
 
     class Endless(dict[str, bytes]):
-        def get(self, key: str, default: Any = None) -> bytes:  # type: ignore[override]
-            return b'<a href="on/">on</a>'
+        def get(self, key: str, default: Any = None) -> bytes | None:  # type: ignore[override]
+            return None if "*" in key else b'<a href="on/">on</a>'
 
     web.objects = Endless()
-    assert [item.reason for item in list_sources([f"{web.url}/"]) if isinstance(item, VideoError)] == ["unreadable"]
+    for pattern in ("", "**/*.mp4"):
+        found = list(list_sources([f"{web.url}/{pattern}"]))
+        assert [item.reason for item in found if isinstance(item, VideoError)] == ["unreadable"]
 
 
 def test_listing_is_lazy(tree: Path) -> None:
