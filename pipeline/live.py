@@ -82,6 +82,7 @@ class LiveStatus:
     decode_s: float = 0.0
     model_s: float = 0.0
     commit_s: float = 0.0
+    file_bytes: int = 0  # of the log, written
     input_tokens: int = 0
     output_tokens: int = 0
     expert_imbalance: float | None = None  # busiest expert's tokens over the average's; None: the model has none
@@ -142,7 +143,7 @@ _WORK = {
         name: name
         for name in (
             *("events", "frames", "video_us", "decode_s", "model_s", "commit_s", "input_tokens", "output_tokens"),
-            *("retries", "replica_deaths", "nodes_lost"),
+            *("file_bytes", "retries", "replica_deaths", "nodes_lost"),
         )
     },
 }

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pipeline.errors import LogError
 from pipeline.event import EVENT_ORDER, Event, KindRule
@@ -14,6 +14,11 @@ from pipeline.log.records import VideoResult, WindowRecord
 from pipeline.packed import Packed
 from pipeline.reduce import Reducer
 from workers.work import Answer, Watched
+
+if TYPE_CHECKING:
+    from pipeline.log import CommitReport
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +31,7 @@ BACKLOG = 4 * GROUP  # finished videos that may wait for the log before no more 
 class Log(Protocol):
     """The part of `pipeline.log.EventLog` that is used here."""
 
-    def commit(self, results: Sequence[VideoResult]) -> Any: ...
+    def commit(self, results: Sequence[VideoResult]) -> CommitReport | None: ...
 
     def record_names(self, names: Mapping[str, Sequence[str]]) -> Any: ...
 
@@ -125,6 +130,7 @@ class Committer:
         self.commit_s = 0.0
         self.last_us = (0, 0)  # of the last commit: its begin and end, Unix microseconds
         self.committed = 0
+        self.file_bytes = 0  # of what is committed
 
     def busy_since(self) -> float | None:
         """Since when a commit is under way; None while none is."""
@@ -173,7 +179,8 @@ class Committer:
     def _commit(self, results: list[VideoResult], names: dict[str, list[str]]) -> None:
         began, began_us = time.perf_counter(), time.time_ns() // 1000
         if results:
-            self._patiently(lambda: self._log.commit(results))
+            report = self._patiently(lambda: self._log.commit(results))
+            self.file_bytes += report.file_bytes if report else 0
         if names:  # after the results: a name can belong to a video among them
             self._patiently(lambda: self._log.record_names(names))
         self.commit_s += time.perf_counter() - began
@@ -182,14 +189,14 @@ class Committer:
         self.last_us = began_us, time.time_ns() // 1000
         self._on_committed(results)
 
-    def _patiently(self, write: Callable[[], Any]) -> None:
+    def _patiently(self, write: Callable[[], T]) -> T:
         """A full disk may be cleared and a store come back; nothing of a failed commit is in the log."""
         deadline, pause_s = time.monotonic() + self._patience_s, BACK_OFF_S
         while True:
             try:
-                write()
+                done = write()
                 self.trouble = ""
-                return
+                return done
             except LogError as error:
                 if time.monotonic() + pause_s > deadline:
                     raise

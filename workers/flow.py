@@ -316,18 +316,16 @@ class Flow:
         budget = self._schedule.budget
         progress.bytes_in_flight, progress.peak_bytes = budget.in_flight, budget.peak
         progress.budget_bytes = budget.limit
-        progress.commit_s = self._recorder.committer.commit_s
+        committer = self._recorder.committer
+        progress.commit_s, progress.file_bytes = committer.commit_s, committer.file_bytes
         progress.waits_for = "" if last else self._pool.waits_for or self._archive.why or self._room.why
         if not last:
             progress.model = self._pool.counted()
         progress.retries = (
-            self._intake.retries
-            + self._schedule.decoders.retries
-            + self._schedule.retries
-            + self._recorder.committer.retries
+            self._intake.retries + self._schedule.decoders.retries + self._schedule.retries + committer.retries
         )
         suspects = chain(
-            self._elastic.suspects(self._streams, self._recorder.committer, self._limits.quiet_s),
+            self._elastic.suspects(self._streams, committer, self._limits.quiet_s),
             self._intake.suspects(),
         )
         self._watchdog.look(progress.windows, suspects, self._teller.stuck)

@@ -154,6 +154,7 @@ class LiveReport:
             decode_s=progress.decode_s,
             model_s=progress.model_s,
             commit_s=progress.commit_s,
+            file_bytes=progress.file_bytes,
             input_tokens=progress.input_tokens,
             output_tokens=progress.output_tokens,
             expert_imbalance=expert_imbalance(progress.model),

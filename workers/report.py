@@ -34,6 +34,7 @@ class Progress:
     decode_s: float = 0.0
     model_s: float = 0.0
     commit_s: float = 0.0
+    file_bytes: int = 0  # of the log: what was committed, with the features beside it
     input_tokens: int = 0
     output_tokens: int = 0
     retries: int = 0  # of anything: opening, decoding, watching, committing

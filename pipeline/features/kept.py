@@ -47,8 +47,8 @@ class FeatureFile:
     vectors: npt.NDArray[np.float16]
 
 
-def write_features(store: Store, stem: str, results: Sequence[VideoResult]) -> list[str]:
-    """Write what features the windows of `results` have; returns the paths. Raises OSError, as the store does."""
+def write_features(store: Store, stem: str, results: Sequence[VideoResult]) -> dict[str, int]:
+    """Write what features the windows of `results` have; returns path -> bytes. Raises OSError, as the store does."""
     files: dict[tuple[str, int], _Writing] = {}
     for result in results:
         for record in result.windows:
@@ -62,12 +62,13 @@ def write_features(store: Store, stem: str, results: Sequence[VideoResult]) -> l
             if whose not in files:
                 files[whose] = _Writing(_schema(vectors.shape[1], found.made_by))
             files[whose].add(result, starts, ends, [vector.astype("<f2").tobytes() for vector in vectors])
-    paths = []
+    written = {}
     for number, file in enumerate(files.values()):
         path = f"{FOLDER}/{stem}{f'-{number}' if number else ''}.parquet"
-        store.put(path, file.close())
-        paths.append(path)
-    return paths
+        data = file.close()
+        store.put(path, data)
+        written[path] = len(data)
+    return written
 
 
 class _Writing:

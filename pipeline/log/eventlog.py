@@ -43,12 +43,14 @@ FEW_NAMES = 256
 
 @dataclass(frozen=True, slots=True)
 class CommitReport:
-    """What one commit did: `committed` video_ids are in the log now, `already` were in it before and were left."""
+    """What one commit did: `committed` video_ids are in the log now, `already` were in it before and were left.
+    `file_bytes`: of the data files, and of the features beside them."""
 
     committed: tuple[str, ...]
     already: tuple[str, ...]
     version: int
     events: int
+    file_bytes: int
 
 
 class EventLog:
@@ -201,13 +203,14 @@ class EventLog:
                     there.add(key)
                     group.append(result)
             files: list[DataFile] = []
+            features: Mapping[str, int] = {}
             while True:
                 rest = [r for r in group if not self._stands(delta, r)]
                 if len(rest) < len(group) or not files:
                     left = {(r.video_id, r.config_hash) for r in rest}
                     already += [r.video_id for r in group if (r.video_id, r.config_hash) not in left]
                     self._discard(files)
-                    group, files = rest, self._write(rest)
+                    group, (files, features) = rest, self._write(rest)
                 if not group or delta.commit(files):
                     break
                 self._keys.learn(delta)
@@ -217,7 +220,8 @@ class EventLog:
             for r in group:
                 self._keys.of(delta, r.config_hash).put(r.video_id, r.status, r.reason)
             committed = tuple(r.video_id for r in group)
-            return CommitReport(committed, tuple(already), delta.version, sum(len(r.events) for r in group))
+            size = sum(f.size_bytes for f in files) + sum(features.values())
+            return CommitReport(committed, tuple(already), delta.version, sum(len(r.events) for r in group), size)
 
     def record_names(self, names: Mapping[str, Iterable[str]]) -> None:
         """Note further names (URIs) of videos in the log; names already noted here or with their video are left."""
@@ -248,10 +252,10 @@ class EventLog:
             pairs.difference_update((row["video_id"], uri) for uri in row["uris"])
         return pairs
 
-    def _write(self, group: Sequence[VideoResult]) -> list[DataFile]:
-        """Write a group's data files, invisible until committed."""
+    def _write(self, group: Sequence[VideoResult]) -> tuple[list[DataFile], Mapping[str, int]]:
+        """Write a group's data files, invisible until committed, and features (path -> bytes)."""
         if not group:
-            return []
+            return [], {}
         stem, now_us = fresh_name(), _now_us()
         group = sorted(group, key=attrgetter("video_id"))
         models = {run_id: run.model for run_id, (run, _) in self._runs.items()}
@@ -263,8 +267,9 @@ class EventLog:
             spans = noted.spans(stem, events.footer) if events else {}
             self._index(stem, entries_of(group, spans, now_us), ())
             files = [written.file for written in (events, windows, videos) if written is not None]
-            self._store.sync([*(f.path for f in files), *write_features(self._store, stem, group)])
-        return files
+            features = write_features(self._store, stem, group)
+            self._store.sync([*(f.path for f in files), *features])
+        return files, features
 
     def _index(self, stem: str, entries: Iterable[Entry], names: Iterable[tuple[str, str]]) -> None:
         """Write the index file of a group, before its commit."""

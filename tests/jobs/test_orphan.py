@@ -79,10 +79,8 @@ def test_a_run_that_is_taken_over_counts_the_work_of_its_drivers_together(
     _begun(log, clip.parent, "run-1", process_start=7)
     _begun(log, tmp_path / "larger", "run-2", process_start=7)
     first = {"windows": 100, "decode_s": 5.0, "done": 7, "elapsed_s": 60.0}
-    write_live(
-        log,
-        LiveStatus("run-1", "running", 1, 30_000_001, windows_done=10, model_s=2.0, video_us=9_000_000, before=first),
-    )
+    known = {"windows_done": 10, "model_s": 2.0, "video_us": 9_000_000, "file_bytes": 10**9, "before": first}
+    write_live(log, LiveStatus("run-1", "running", 1, 30_000_001, **known))  # type: ignore[arg-type]
     summary = run(str(clip.parent), log, MODEL, replicas=1, forecast={**TOLD, "hours": 3.0})
     rows = {row["run_id"]: row for row in read_log(Path(log), "runs")}
     assert summary.run_id == "run-1" and rows["run-2"]["status"] == "running"
@@ -92,6 +90,7 @@ def test_a_run_that_is_taken_over_counts_the_work_of_its_drivers_together(
     assert totals["windows_known"] == totals["windows"] and totals["known_us"] == totals["video_us"]
     assert totals["decode_s"] > 5.0 and totals["model_s"] > 2.0 and totals["video_us"] > 9_000_000
     assert totals["elapsed_s"] == pytest.approx(90 + summary.elapsed_s)
+    assert 10**9 + 1000 < totals["file_bytes"] < 10**9 + 10**6
     compared = beside(rows["run-1"])
     assert compared is not None and compared["numbers"]["hours"][0] == 3.0
     assert read_live(log)[0].work()["windows"] == totals["windows"]
