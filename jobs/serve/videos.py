@@ -35,6 +35,11 @@ COLUMNS = """video_id, run_id, name, uris, status, reason, duration_us, width, h
 UNKNOWN = ("width", "height", "rotation", "codec", "frame_rate", "size_bytes")
 UNCOUNTED = ("windows", "decode_s", "model_s", "lost_us")
 
+#: Whom some name has $q in: of any run, or found since.
+NAMED = """select video_id from (
+        select video_id, unnest(uris) as uri from videos union all select video_id, uri from names)
+    where contains(lower(uri), lower($q))"""
+
 ORDERS = {
     "name": ("name", str, "asc"),
     "events": ("events", int, "desc"),
@@ -62,7 +67,10 @@ async def overview(request: Request, site: SiteOf) -> Response:
 async def videos(
     request: Request,
     site: SiteOf,
-    q: Annotated[str | None, Query(max_length=500, description="only names (or ids) with this in them")] = None,
+    q: Annotated[
+        str | None,
+        Query(max_length=500, description="only with this in any of their names (or ids)"),
+    ] = None,
     status: Annotated[Literal["done", "failed", "quarantined"] | None, Query()] = None,
     kind: Annotated[str | None, Query(max_length=200, description="only videos with events of this kind")] = None,
     order: Annotated[Literal["name", "events", "duration", "newest"], Query()] = "name",
@@ -77,7 +85,7 @@ async def videos(
         facts = site.archive.facts()
         where, values = ["true"], {}
         if q:
-            where.append("(contains(lower(name), lower($q)) or starts_with(video_id, lower($q)))")
+            where.append(f"(video_id in ({NAMED}) or starts_with(video_id, lower($q)))")
             values["q"] = q
         if status:
             where.append("status = $status")
