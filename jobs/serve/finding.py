@@ -6,9 +6,9 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from jobs.serve.archive import Archive, as_event
 from jobs.serve.reply import Problem
@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from pipeline.search import Hit, Search
     from pipeline.search.ask import Found
 
+T = TypeVar("T")
+
 #: How long the index may lag behind the log.
 UPDATE_S = 5.0
 
-#: How long a search waits for the index: for the very first one, and for the newest commits.
-FIRST_S, SOON_S = 10.0, 0.5
+#: How long a search waits for the index: for the very first one, for the newest commits, and for those with a video
+#: that it is put to.
+FIRST_S, SOON_S, NEEDED_S = 10.0, 0.5, 3.0
 
 #: How long many videos are looked through for what goes on at the time that a question asks about.
 LOOK_THROUGH_S = 10.0
@@ -42,9 +45,9 @@ class Finding:
         self._version = -1
         self._failed: Exception | None = None
 
-    def _index(self) -> Search:
-        """The index, at most a moment behind the log. Raises Problem where the libraries for it are missing, and while
-        it is made for the first time."""
+    def _index(self, needed: bool = False) -> Search:
+        """The index, at most a moment behind the log; `needed`: the newest commits are. Raises Problem where the
+        libraries for it are missing, and while it is made for the first time."""
         with self._lock:
             if self._search is None:
                 try:
@@ -52,18 +55,32 @@ class Finding:
                 except ImportError as error:
                     raise Problem(501, "not_installed", f"there is no search here: {error}") from error
                 self._search = Search(self._archive.uri)
-            version, due = self._archive.version, time.monotonic() - self._looked_at > UPDATE_S
+            version = self._archive.version
+            due = needed or time.monotonic() - self._looked_at > UPDATE_S
             if self._updating is None and version != self._version and (due or self._version < 0):
                 self._updating = threading.Thread(target=self._update, args=(version,), daemon=True, name="serve-index")
                 self._updating.start()
             updating = self._updating
         if updating is not None:  # what is committed a moment ago is worth a moment; a large log is searched meanwhile
-            updating.join(FIRST_S if self._version < 0 else SOON_S)
+            updating.join(FIRST_S if self._version < 0 else NEEDED_S if needed else SOON_S)
             if self._failed is not None:
                 raise self._failed
             if self._search.version < 0:
                 raise Problem(503, "indexing", "the index for searching is being made: ask again soon", retry_s=10)
         return self._search
+
+    def _asked(self, question: Callable[[Search], T]) -> T:
+        """What the index says. Raises Problem 503 where it lacks a video that the log holds already."""
+        search = self._index()
+        from pipeline.search import NotIndexed
+
+        try:
+            return question(search)
+        except NotIndexed:  # a video that the log has held for a moment
+            try:
+                return question(self._index(needed=True))
+            except NotIndexed as error:
+                raise Problem(503, "indexing", str(error), retry_s=5) from error
 
     def _update(self, version: int) -> None:
         assert self._search is not None
@@ -82,30 +99,32 @@ class Finding:
         self, text: str, *, mode: Mode, video: Sequence[str] | None, run: str | None, **only: Any
     ) -> dict[str, Any]:
         """A page of hits, and how they were found. Raises Problem 404 for an unknown video or run."""
-        search = self._index()
-        videos = None if video is None else [self._archive.find(name, run).entry.video_id for name in video]
+        entries = None if video is None else [self._archive.find(name, run).entry for name in video]
+        owners = None if entries is None else [(e.video_id, e.run_id) for e in entries]
         run_id = None if run is None else self._archive.run(run)["run_id"]
-        hits = search.find(text, mode=mode, video=videos, run=run_id, **only)
-        by = mode if mode != "auto" else "words" if search.embedder is None else "both"
-        return {"hits": [_said(hit) for hit in hits], "mode": by}
+        hits = self._asked(lambda search: search.find(text, mode=mode, owners=owners, run=run_id, **only))
+        return {"hits": [_said(hit) for hit in hits], "mode": self.mode() if mode == "auto" else mode}
 
     def ask(
         self, question: str, *, until: float, video: Sequence[str] | None, run: str | None, **only: Any
     ) -> dict[str, Any]:
         """The events that answer a question, put into words where there is a model that does it before `until`
         (monotonic). Raises Problem 404 for an unknown video or run."""
-        from pipeline.search.answer import answer
-        from pipeline.search.ask import ask
-
-        search = self._index()
         for name in video or ():
             self._archive.find(name, run)
         run_id = None if run is None else self._archive.run(run)["run_id"]
         within_s = min(LOOK_THROUGH_S, (until - time.monotonic()) / 2)
-        found = ask(search, self._archive.query, question, video=video, run=run_id, within_s=within_s, **only)
+
+        def look(search: Search) -> Found:
+            from pipeline.search.ask import ask
+
+            return ask(search, self._archive.query, question, video=video, run=run_id, within_s=within_s, **only)
+
+        found = self._asked(look)
         said, note = None, ""
         if self.model is not None and found.evidence:
             from model.chat import ChatEndpoint
+            from pipeline.search.answer import answer
 
             try:
                 said = answer(found, ChatEndpoint(self.model, max(0.1, until - time.monotonic())))

@@ -7,6 +7,6 @@ for hit in search.find("red circle", kinds=["leaves"], limit=5):
 """
 
 from pipeline.search.embed import Embedder, installed_embedder
-from pipeline.search.search import Hit, Search
+from pipeline.search.search import Hit, NotIndexed, Search
 
-__all__ = ["Embedder", "Hit", "Search", "installed_embedder"]
+__all__ = ["Embedder", "Hit", "NotIndexed", "Search", "installed_embedder"]

@@ -72,7 +72,8 @@ def ask(
     where the question wants them. `video`, `kinds` and `run` narrow the topic, as in Search.find; so do videos that the
     question names. `within_s`: how long many videos may be looked through for what goes on at a time.
 
-    Raises UsageError: nothing to look for in the question, unknown video or run; LogError: damaged log or index.
+    Raises UsageError: nothing to look for in the question, unknown video or run; LogError: damaged log or index;
+    NotIndexed: one of the videos is not in the index yet.
     """
     if limit < 1 or around < 1:
         raise UsageError("ask for one event at least")
@@ -84,7 +85,9 @@ def ask(
     exact, fits, left = not question.topic, True, 0
     hits: list[Hit] = []
     if question.topic:
-        narrowed: dict[str, Any] = {"video": video, "kinds": kinds, "run": run}
+        narrowed: dict[str, Any] = {"kinds": kinds, "run": run}
+        if video is not None:
+            narrowed["owners"] = [(m.entry.video_id, m.entry.run_id) for m in query.matches(video, run)]
         narrowed |= {"start_us": question.start_us, "end_us": question.end_us}
         topic, exact, hits = of_topic(search, question.topic, narrowed)
         question = replace(question, topic=topic)

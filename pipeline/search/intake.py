@@ -21,7 +21,8 @@ from pipeline.log.ranged import open_parquet
 from pipeline.log.reader import damaged, read_rows
 from pipeline.log.schema import EVENTS
 from pipeline.log.store import Store
-from pipeline.search.words import Owner, State, WordIndex, Writer, hashed
+from pipeline.search.owner import Owner, State, hashed
+from pipeline.search.words import WordIndex, Writer
 
 #: Events after which a long intake makes what it has so far durable: a killed one goes on from there.
 SAVE_EVERY = 500_000

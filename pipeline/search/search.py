@@ -23,10 +23,11 @@ from pipeline.search.fuse import Found, fuse
 from pipeline.search.intake import log_mark, take_in
 from pipeline.search.meaning import MeaningIndex
 from pipeline.search.named import parts_of
+from pipeline.search.owner import Owner, hashed, run_key
 from pipeline.search.place import locked, place_of
 from pipeline.search.terms import well_formed
 from pipeline.search.wish import check_length, understand
-from pipeline.search.words import Owner, View, WordIndex, hashed, reading, remove_index, run_key
+from pipeline.search.words import View, WordIndex, reading, remove_index
 
 Mode = Literal["auto", "words", "meaning", "both"]
 
@@ -47,6 +48,10 @@ class Hit:
     score: float
     found_by: tuple[str, ...]
     name: str
+
+
+class NotIndexed(LogError):
+    """A video of the log is not in the index yet: the next update takes it in."""
 
 
 class Search:
@@ -155,6 +160,7 @@ class Search:
         limit: int = 20,
         offset: int = 0,
         video: str | Sequence[str] | None = None,
+        owners: Collection[tuple[str, str]] | None = None,
         kinds: Collection[str] | None = None,
         start_us: int | None = None,
         end_us: int | None = None,
@@ -164,7 +170,8 @@ class Search:
     ) -> list[Hit]:
         """The events that fit `text` best, the best first; of equal ones those that came into the log first.
 
-        `text` is read as wish.py says. `video`: only of this one, or of these; `kinds`: only of these kinds;
+        `text` is read as wish.py says. `video`: only of this one, or of these; `owners`: in their place, (video_id,
+        run_id) of those that a query found in a log that may be newer; `kinds`: only of these kinds;
         `start_us`, `end_us`: only what goes on at any moment of that span of its video; `run`: as this run saw it (its
         id or the beginning of one) instead of each video's newest done run; `min_confidence`: events without one are
         left out.
@@ -172,7 +179,7 @@ class Search:
         embedder, else words.
 
         Raises UsageError: nothing to search for, a text far too long, an empty span, unknown video or run, meaning
-        without an embedder; LogError: a damaged index.
+        without an embedder; LogError: a damaged index; NotIndexed: some of `owners` came after the last update.
         """
         if limit < 1 or offset < 0 or limit + offset > MAX_HITS:
             raise UsageError(f"hits {offset} to {offset + limit}: ask for one at least, and for {MAX_HITS} at most")
@@ -186,8 +193,8 @@ class Search:
         with reading(self.folder):
             asked = _Asked(
                 view,
-                self._filters(video, kinds, start_us, end_us, run, min_confidence),
-                newest=run is None and video is None,
+                self._filters(view, video, owners, kinds, start_us, end_us, run, min_confidence),
+                newest=run is None and video is None and owners is None,
             )
             if mode == "words" or self._meaning is None:
                 found = self._by_words(asked, text, limit + offset)
@@ -208,7 +215,9 @@ class Search:
 
     def _filters(
         self,
+        view: View,
         video: str | Sequence[str] | None,
+        owners: Collection[tuple[str, str]] | None,
         kinds: Collection[str] | None,
         start_us: int | None,
         end_us: int | None,
@@ -217,9 +226,13 @@ class Search:
     ) -> list[Clause]:
         words = self._words
         filters: list[Clause] = []
-        if video is not None:
-            matches = self._query.matches(video, run)
-            filters.append(words.any_of("owner", [hashed(m.entry.video_id, m.entry.run_id) for m in matches]))
+        if owners is None and video is not None:
+            owners = [(m.entry.video_id, m.entry.run_id) for m in self._query.matches(video, run)]
+        if owners is not None:
+            keys = [hashed(*owner) for owner in owners]
+            if not view.has(keys):
+                raise NotIndexed(f"{self._store.uri}: the search index has not taken in its newest videos: ask again")
+            filters.append(words.any_of("owner", keys))
         elif run is not None:
             filters.append(words.any_of("run", [run_key(self._run(run))]))
         if kinds is not None:

@@ -8,7 +8,6 @@ appears in one commit.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -23,6 +22,7 @@ from tantivy import FieldType, Query
 
 from pipeline.errors import LogError
 from pipeline.search.named import parts_of
+from pipeline.search.owner import Owner, State, hashed, run_key
 from pipeline.search.rows import packed, unpacked
 from pipeline.search.terms import blank_analyzer, characters, cut, normal, pairs, words_analyzer
 
@@ -34,48 +34,6 @@ OWNERS_KNOWN = 50_000
 
 #: Bytes of events that are gathered before they are written out.
 HEAP_BYTES = 64 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """A video in a run, as its row in `videos` says."""
-
-    video_id: str
-    run_id: str
-    name: str
-    status: str
-    finished_at_us: int
-    events: int
-    duration_us: int | None
-    others: Sequence[str] = ()  # its other names then
-
-    @property
-    def key(self) -> int:
-        return hashed(self.video_id, self.run_id)
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """How much of the log is in the index: everything up to `version` of the log that began with `log`.
-
-    `several`: there is a video with more than one run, so that hits of older runs are to be left out.
-    """
-
-    version: int
-    log: str
-    several: bool
-
-
-def hashed(*parts: str) -> int:
-    """A 64-bit number for some texts (signed, as the index takes it)."""
-    digest = hashlib.blake2b("\0".join(parts).encode("utf-8", "replace"), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
-
-
-@lru_cache(4096)
-def run_key(run_id: str) -> int:
-    """The number of a run."""
-    return hashed(run_id)
 
 
 def _schema() -> tantivy.Schema:
@@ -174,6 +132,11 @@ class View:
             known.update({o.key: o for o in self._found(self.index.any_of("is_owner", missing), len(missing))})
         self._owners = known
         return {key: known[key] for key in keys}
+
+    def has(self, owners: Collection[int]) -> bool:
+        """Whether all of these owners are in the index."""
+        found = self.searcher.search(self.index.any_of("is_owner", owners), 1)
+        return int(found.count) >= len(set(owners))  # type: ignore[attr-defined]  # missing in its stubs
 
     def owners_of(self, videos: Sequence[int]) -> list[Owner]:
         """The owners that belong to these videos (their hashed ids)."""

@@ -7,13 +7,17 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from jobs.serve.app import create_app
 from jobs.serve.settings import Limits, Settings
+from pipeline.log import EventLog
+from pipeline.search import Search
 from tests.jobs.serving import S, Served, refused
+from tests.pipeline.logs import event, run_record, video_id, video_result
 
 TestClient = pytest.importorskip("fastapi.testclient").TestClient
 
@@ -104,3 +108,24 @@ def test_evidence_comes_though_the_model_is_away(served: Served, monkeypatch: py
     with TestClient(create_app(Settings(str(served.log), model="openai:http://127.0.0.1:9/v1#tiny"))) as client:
         said = ask(client, "when does a red circle appear?")
     assert said["answer"] is None and said["evidence"] and "cannot be reached" in said["note"]
+
+
+def test_a_video_that_was_just_committed_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the index would take it in by itself; where it does not come to that in time, the answer is: soon."""
+    monkeypatch.setattr("jobs.serve.archive.LOOK_S", 0.0)
+    log = EventLog.open(str(tmp_path / "log"), create=True)
+    log.begin_run(run_record())
+    log.commit([video_result("a.mp4", [event(0, S, text="a train")])])
+    with TestClient(create_app(Settings(log.uri))) as client:
+        assert len(client.get("/api/search?q=train").json()["hits"]) == 1
+        log.commit([video_result("b.mp4", [event(0, S, text="another train")])])
+        hits = client.get("/api/search", params={"q": "train", "video": video_id("b.mp4")}).json()["hits"]
+        assert [hit["event"]["text"] for hit in hits] == ["another train"]
+        log.commit([video_result("c.mp4", [event(0, S, text="a third train")])])
+        assert seen(ask(client, "is there a train?", video="c.mp4")) == [("c.mp4", "a third train")]
+        log.commit([video_result("d.mp4", [event(0, S, text="the last train")])])
+        monkeypatch.setattr(Search, "update", lambda self: 0)
+        for path in ("search?q=train&video=d.mp4", "ask?q=is there a train?&video=d.mp4", "ask?q=a train in d.mp4"):
+            answer = client.get(f"/api/{path}")
+            assert "ask again" in refused(answer, 503, "indexing") and answer.headers["Retry-After"]
+        assert seen(ask(client, "what happens at 0:00?", video="d.mp4")) == [("d.mp4", "the last train")]
