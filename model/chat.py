@@ -18,8 +18,8 @@ class ChatEndpoint:
 
     def __init__(self, spec: str, timeout_s: float = 120.0) -> None:
         """`spec`: "openai:URL#NAME", such as openai:http://localhost:8000/v1#qwen; `timeout_s`: how long an answer is
-        waited for, all attempts together. Raises UsageError for any other spec."""
-        self._address = Address.of(spec)
+        waited for, all attempts together. Raises UsageError for any other spec, and for a token that cannot be sent."""
+        self._address, self._token = Address.of(spec), token()
         self.name, self._timeout_s = self._address.name, timeout_s
         self._limits = TimeLimits(
             connect_s=min(10.0, timeout_s),
@@ -36,7 +36,7 @@ class ChatEndpoint:
         body = {"model": self.name, "messages": messages, "temperature": 0, "max_tokens": 500}
 
         async def ask() -> str:
-            client = ChatClient(self._address, token(), self._limits, 1, MAX_CHARACTERS)
+            client = ChatClient(self._address, self._token, self._limits, 1, MAX_CHARACTERS)
             try:
                 async with asyncio.timeout(self._timeout_s):
                     return (await client.complete(body)).text

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from jobs.serve.archive import Archive, as_event
 from jobs.serve.reply import Problem
-from pipeline.errors import ModelError, SecondsightError
+from pipeline.errors import ModelError, SecondsightError, UsageError
 
 if TYPE_CHECKING:
     from pipeline.search import Hit, Search
@@ -128,7 +128,7 @@ class Finding:
 
             try:
                 said = answer(found, ChatEndpoint(self.model, max(0.1, until - time.monotonic())))
-            except ModelError as error:
+            except (ModelError, UsageError) as error:  # also of a replica whose environment is another
                 note = f"There is no answer in words, only what was found: {error}."
         if said is not None and not said.text:
             note = f"{self.model} gave no answer that the events support."

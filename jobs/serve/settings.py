@@ -48,6 +48,8 @@ class Settings:
     """`token`: what a client must show; None: nothing. `hosts`: names a client may call this server by; empty: any.
 
     `roots`: folders and object-store prefixes below which videos may be shown; None: those the log's runs were given.
+
+    Raises UsageError for a `model` that none can be, or a token for it that cannot be sent.
     """
 
     log: str
@@ -59,12 +61,18 @@ class Settings:
     secure: bool = False  # behind TLS: cookies only over it
     limits: Limits = field(default_factory=Limits)
 
+    def __post_init__(self) -> None:
+        if self.model is not None:
+            from model.chat import ChatEndpoint
+
+            ChatEndpoint(self.model)
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
         """SECONDSIGHT_LOG, SECONDSIGHT_TOKEN, SECONDSIGHT_ROOTS (separated by spaces or new lines),
         SECONDSIGHT_HOSTS, SECONDSIGHT_MODEL, SECONDSIGHT_WATCHER, SECONDSIGHT_SECURE.
 
-        Raises UsageError without a log, or without a token: SECONDSIGHT_TOKEN=none says that none is wanted.
+        Raises UsageError as for others, and without a log or a token: SECONDSIGHT_TOKEN=none says that none is wanted.
         """
         known = os.environ if environment is None else environment
         log, token = known.get("SECONDSIGHT_LOG", ""), known.get("SECONDSIGHT_TOKEN", "")

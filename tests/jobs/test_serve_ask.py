@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from jobs.cli import main
 from jobs.serve.app import create_app
 from jobs.serve.settings import Limits, Settings
+from pipeline.errors import UsageError
 from pipeline.log import EventLog
 from pipeline.search import Search
 from tests.jobs.serving import S, Served, refused
@@ -107,7 +109,20 @@ def test_evidence_comes_though_the_model_is_away(served: Served, monkeypatch: py
     monkeypatch.setattr("model.chat.OUTAGE_S", 0.0)
     with TestClient(create_app(Settings(str(served.log), model="openai:http://127.0.0.1:9/v1#tiny"))) as client:
         said = ask(client, "when does a red circle appear?")
+        monkeypatch.setenv("OPENAI_API_KEY", "no\ttoken")
+        other = ask(client, "when does a red circle appear?")
+    assert other["evidence"] == said["evidence"] and "OPENAI_API_KEY" in other["note"]
     assert said["answer"] is None and said["evidence"] and "cannot be reached" in said["note"]
+
+
+def test_a_model_that_none_can_be_is_told_at_the_start(
+    served: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", str(served.log), "--model", "foo"]) == 1
+    assert "'foo' is not a model to ask: write openai:URL#NAME" in capsys.readouterr().err
+    monkeypatch.setenv("OPENAI_API_KEY", "no\ttoken")
+    with pytest.raises(UsageError, match="OPENAI_API_KEY"):
+        Settings(str(served.log), model="openai:http://127.0.0.1:9/v1#tiny")
 
 
 def test_a_video_that_was_just_committed_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

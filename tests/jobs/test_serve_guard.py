@@ -301,6 +301,8 @@ def test_settings_from_the_environment() -> None:
         Settings.from_environment({"SECONDSIGHT_LOG": "LOG"})
     with pytest.raises(UsageError, match="16"):
         Settings.from_environment({"SECONDSIGHT_LOG": "LOG", "SECONDSIGHT_TOKEN": "short"})
+    with pytest.raises(UsageError, match="'gpt' is not a model to ask"):
+        Settings.from_environment({"SECONDSIGHT_LOG": "L", "SECONDSIGHT_TOKEN": "none", "SECONDSIGHT_MODEL": "gpt"})
     known = {"SECONDSIGHT_LOG": "LOG", "SECONDSIGHT_TOKEN": "none", "SECONDSIGHT_ROOTS": "/a s3://b/c"}
     assert Settings.from_environment(known) == Settings("LOG", None, ("/a", "s3://b/c"))
 
