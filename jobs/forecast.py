@@ -42,7 +42,6 @@ examples:
 """
 
 FLOW = 0.9  # share of its slowest stage's speed that a whole job reaches (`python -m jobs.bench.flow`)
-ROW_BYTES = (220, 70)  # of the log, for a window and for an event, where none was measured
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,7 +123,8 @@ def forecast(args: argparse.Namespace) -> dict[str, Any]:
     for name in ("compute", "traffic"):
         if not 0 < getattr(args, name) <= 1:
             raise UsageError(f"--{name} {getattr(args, name):g}: a share above 0, and 1 at most")
-    profile, config, factory = _who(args)
+    settings = _settings(args)
+    profile, config, factory = _who(args, settings)
     found = look_at(args.archive, config.windowing, args.probes, args.include, args.exclude)
     served = (args.model or "").startswith("openai:")
     if served and args.gpu:
@@ -133,7 +133,7 @@ def forecast(args: argparse.Namespace) -> dict[str, Any]:
     measured = None
     if args.calibrate > 0:
         loaded = factory if here else None
-        measured = calibrate(found.sample, config, profile, loaded, {}, args.calibrate, served)
+        measured = calibrate(found.sample, config, profile, loaded, settings, args.calibrate, served)
     facts: dict[str, Any] = {
         "model": args.model or "signals",
         "redact": list(config.sampling.redact),
@@ -160,7 +160,13 @@ def forecast(args: argparse.Namespace) -> dict[str, Any]:
     return facts
 
 
-def _who(args: argparse.Namespace) -> tuple[ModelProfile, RunConfig, Any]:
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What the model that is calibrated here is told; on GPUs, `model_shape` is."""
+    told = {"precision": args.precision, "ranks": max(_ranks(args.ranks)) if args.ranks else None}
+    return {} if args.gpu else {name: value for name, value in told.items() if value is not None}
+
+
+def _who(args: argparse.Namespace, settings: dict[str, Any]) -> tuple[ModelProfile, RunConfig, Any]:
     """The model's profile, the run's configuration, and the factory (None: a published size, without a checkpoint)."""
     from jobs.run import configure
     from model.checkpoint.published import PUBLISHED
@@ -173,7 +179,9 @@ def _who(args: argparse.Namespace) -> tuple[ModelProfile, RunConfig, Any]:
         profile = _published_profile(model)
     else:
         factory = find_model(model)
-        profile = factory.profile({})
+        profile = factory.profile(settings)
+        if settings.get("ranks", 1) > 1 and profile.gpus == 0:
+            raise UsageError(f"--ranks {args.ranks}: the calibration is of one rank, here; leave it out, or say --gpu")
     window_s = parse_time(args.window) / 1e6 if args.window else None
     return profile, configure(profile, args.fps, window_s, None, args.short_side, redact=args.redact), factory
 
@@ -195,6 +203,8 @@ def _published_profile(model: str) -> ModelProfile:
 
 def _on_cores(args: argparse.Namespace, found: ArchiveFacts, measured: Calibration | None) -> dict[str, Any]:
     """A model that runs on CPUs, or is served while they decode, as measured here."""
+    from jobs.forecasting.storage import written_bytes
+
     if measured is None or measured.model_s is None:
         raise UsageError("no window could be decoded and watched here: there is nothing to forecast from (--calibrate)")
     cores = args.cpus or len(os.sched_getaffinity(0))
@@ -204,14 +214,15 @@ def _on_cores(args: argparse.Namespace, found: ArchiveFacts, measured: Calibrati
     bottleneck = "model" if measured.model_s > measured.decode_s else "decode"
     if server_s > 0:
         bottleneck = "server" if server_s > core_s / cores else "decode"
-    log_bytes = (measured.log_bytes or 0.0) * found.windows
     return {
         "machines": {"cores": cores},
+        "precision": args.precision,
         "hours": hours,
         "core_hours": core_s / 3600,
         "bottleneck": bottleneck,
         "hours_per_hour": found.hours / hours,
-        "log_bytes": log_bytes,
+        "log_bytes": written_bytes(found.names, found.windows, measured.log_bytes or 0.0, 3600 * hours),
+        "features_bytes": found.windows * (measured.features_bytes or 0.0),
         "cost": None if args.price is None else args.price * hours * cores,
         "memory": None,
         "basis": {
@@ -228,6 +239,7 @@ def _on_gpus(
     """A Qwen3-VL on GPUs: computed, beside decoding as measured here."""
     from jobs.forecasting.gpus import Assumptions, find_gpu, window_cost
     from jobs.forecasting.memory import model_shape
+    from jobs.forecasting.storage import answered_bytes, written_bytes
     from model.checkpoint.memory import weights_memory
 
     gpu = find_gpu(args.gpu)
@@ -269,7 +281,7 @@ def _on_gpus(
     model_hours = found.windows * cost.gpu_s / (replicas * ranks) / 3600
     decode_hours = found.windows * measured.decode_s / cores / 3600 if measured else 0.0
     hours = max(model_hours, decode_hours) / FLOW
-    events = assumed.output_tokens / 40  # tokens of one event in the answer's JSON
+    window_bytes = answered_bytes(assumed.output_tokens) + cost.features_bytes
     return {
         "machines": {"gpu": gpu.name, "count": args.count, "replicas": replicas, "ranks": ranks, "cores": cores},
         "precision": shape.precision,
@@ -278,7 +290,8 @@ def _on_gpus(
         "gpu_hours": hours * args.count,
         "bottleneck": "decode" if decode_hours > model_hours else "model",
         "hours_per_hour": found.hours / hours,
-        "log_bytes": found.windows * (ROW_BYTES[0] + events * ROW_BYTES[1]),
+        "log_bytes": written_bytes(found.names, found.windows, window_bytes, 3600 * hours),
+        "features_bytes": found.windows * cost.features_bytes,
         "cost": None if args.price is None else args.price * hours * args.count,
         "memory": told,
         "basis": {

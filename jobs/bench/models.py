@@ -3,6 +3,7 @@
 - `nothing` answers at once, with no event.
 - `sleeping` takes `{"seconds": S}` for each window.
 - `colours` says the mean colour of every frame: an answer that depends on every pixel.
+- `wordy` is `colours`, with an answer in words and a vector of what it saw for each frame.
 - `fragile` is `colours`, until a window holds one of `{"at_us": [...]}`: then it does what `{"how": ...}` says,
   "exit" (its process ends), "memory" (it asks for more than it may have), "raise" (a fault), "stray" (it answers
   another window), "refuse" (ModelError); `{"times": N}` does so only the first N times (counted in the file
@@ -11,6 +12,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,9 +21,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from model.interface import ModelIdentity, ModelProfile
 from pipeline.errors import ModelError
 from pipeline.event import KindRule, WindowEvent, WindowEvents
+from pipeline.features.vectors import FrameFeatures
 from pipeline.frames import Frames
 from pipeline.plan import SECOND_US, Sampling, Window, Windowing
 
@@ -90,6 +95,14 @@ def _watch_colours(settings: Mapping[str, Any], window: Window, frames: Frames) 
     return WindowEvents(window, tuple(events), model_s=time.perf_counter() - began)
 
 
+def _watch_wordy(settings: Mapping[str, Any], window: Window, frames: Frames) -> WindowEvents:
+    said = _watch_colours(settings, window, frames)
+    answer = json.dumps({"events": [{"start": e.start_us / 1e6, "kind": e.kind, "text": e.text} for e in said.events]})
+    vectors = np.stack([np.random.default_rng(int(pixels.sum())).standard_normal(64) for pixels in frames.pixels])
+    features = FrameFeatures.of("wordy", [e.start_us for e in said.events], vectors)
+    return replace(said, answer=answer, features=features)
+
+
 def _watch_fragile(settings: Mapping[str, Any], window: Window, frames: Frames) -> WindowEvents:
     if any(window.start_us <= t < window.end_us for t in settings["at_us"]) and _still(settings):
         if settings["how"] == "exit":
@@ -121,4 +134,5 @@ def _still(settings: Mapping[str, Any]) -> bool:
 nothing = BenchModel("nothing", _watch_nothing)
 sleeping = BenchModel("sleeping", _watch_sleeping)
 colours = BenchModel("colours", _watch_colours)
+wordy = BenchModel("wordy", _watch_wordy)
 fragile = BenchModel("fragile", _watch_fragile)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
+from jobs.forecasting.storage import measured_bytes
 from model.interface import Model, ModelProfile
 from model.registry import ModelFactory
 from pipeline.config import RunConfig, new_run_id
@@ -16,7 +15,7 @@ from pipeline.decode import decode_windows
 from pipeline.errors import ModelError, VideoError
 from pipeline.event import WindowEvents
 from pipeline.frames import Frames
-from pipeline.log import EventLog, RunRecord, VideoResult, WindowRecord
+from pipeline.log import VideoResult, WindowRecord
 from pipeline.plan import Window, Windowing
 from pipeline.reduce import reduce_events
 from pipeline.video import Video
@@ -30,7 +29,8 @@ class Calibration:
 
     `decode_s` and `model_s`: CPU seconds of one core (None: no model ran). `server_s`: of a served model, wall seconds
     for each window of full calls, which keep the server as busy as a replica does; None: nobody else did the work.
-    `frame_bytes`: of its frames. `log_bytes`: of the event log, with its rows; None where nothing was watched.
+    `frame_bytes`: of its frames. `log_bytes`: of the event log, with its rows; `features_bytes`: of these, what the
+    model's eye made of the frames; None where nothing was watched.
     """
 
     windows: int
@@ -41,6 +41,7 @@ class Calibration:
     server_s: float | None = None
     events: float | None = None
     log_bytes: float | None = None
+    features_bytes: float | None = None
 
 
 @dataclass(slots=True)
@@ -71,7 +72,17 @@ class _Watched:
             self.called += len(held)
         for (number, window, frames), answer in zip(held, answers, strict=True):
             self.answers.setdefault(number, []).append(answer)
-            self.records.setdefault(number, []).append(WindowRecord(window, frames.time_us.tolist()))
+            record = WindowRecord(
+                window,
+                frames.time_us.tolist(),
+                model_s=answer.model_s,
+                input_tokens=answer.input_tokens,
+                output_tokens=answer.output_tokens,
+                truncated=answer.truncated,
+                answer=answer.answer,
+                features=answer.features,
+            )
+            self.records.setdefault(number, []).append(record)
 
     @property
     def windows(self) -> int:
@@ -147,7 +158,7 @@ def _calibrate(
         watched.cpu_s / watched.windows,
         watched.calls_s / watched.called if served else None,
         events / watched.windows,
-        _logged(results, config) / watched.windows,
+        *measured_bytes(results, config),
     )
 
 
@@ -174,22 +185,3 @@ def _some(video: Video, windowing: Windowing, at_most: int) -> list[Window]:
     count = windowing.count(video.duration_us)
     first = max(0, count // 2 - at_most // 2)
     return [windowing.window(video.video_id, i, video.duration_us) for i in range(first, min(count, first + at_most))]
-
-
-def _logged(results: list[VideoResult], config: RunConfig) -> int:
-    """Bytes of data files of an event log with these results; those of an empty group are taken off."""
-    run_id = results[0].run_id
-    with tempfile.TemporaryDirectory(prefix="secondsight-forecast-") as folder:
-        log = EventLog.open(folder, create=True)
-        log.begin_run(RunRecord(run_id, config.config_hash, config.as_json(), config.model, "", "", {}, 0))
-        bare = [replace(r, video_id=f"f{r.video_id[1:]}", windows=(), events=()) for r in results]
-
-        def size() -> int:
-            files = Path(folder).rglob("*.parquet")
-            return sum(f.stat().st_size for f in files)
-
-        before = size()
-        log.commit(bare)
-        between = size()
-        log.commit(results)
-        return max(0, (size() - between) - (between - before))

@@ -36,7 +36,7 @@ def beside(row: Mapping[str, Any]) -> dict[str, Any] | None:
     if not told or not fact:
         return None
     windows = fact["windows"] or 1
-    measured = told.get("calibration") or {}
+    measured, mib = told.get("calibration") or {}, 2**20
     pairs = {
         "hours of video": (told["archive"]["hours"], fact["video_us"] / 3.6e9),
         "windows": (told["archive"]["windows"], fact["windows"]),
@@ -44,6 +44,8 @@ def beside(row: Mapping[str, Any]) -> dict[str, Any] | None:
         "decode s per window": (measured.get("decode_s"), fact["decode_s"] / windows),
         "model s per window": (measured.get("model_s"), fact["model_s"] / windows),
     }
+    if told.get("log_bytes") and fact.get("file_bytes"):  # not counted by older code
+        pairs["storage MiB"] = (told["log_bytes"] / mib, fact["file_bytes"] / mib)
     if measured.get("server_s") is not None:  # a request's time in a run holds that of the others beside it
         del pairs["model s per window"]
     numbers = {name: pair for name, pair in pairs.items() if pair[0] is not None}

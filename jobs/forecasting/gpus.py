@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from jobs.forecasting.memory import Shape
 from pipeline.errors import UsageError
+from pipeline.features.vectors import MOST_DIMENSIONS
 from pipeline.plan import SECOND_US, Sampling, Windowing
 
 
@@ -56,12 +57,14 @@ class Assumptions:
 
 @dataclass(frozen=True, slots=True)
 class WindowCost:
-    """GPU seconds of one window, all ranks together, and the tokens behind them. `kv_bytes`: of one rank's batch."""
+    """GPU seconds of one window, all ranks together, and the tokens behind them. `kv_bytes`: of one rank's batch.
+    `features_bytes`: of what is kept beside the log, a vector for each pair of frames."""
 
     tokens: int
     prefill_s: float
     generate_s: float
     kv_bytes: int
+    features_bytes: int
 
     @property
     def gpu_s(self) -> float:
@@ -122,7 +125,9 @@ def window_cost(
     read = dense * element + head + memory["experts"] / ranks * met
     per_step = read / assumed.batch + kv * (tokens + assumed.output_tokens / 2)
     generate_s = assumed.output_tokens * per_step / (gpu.bandwidth * 1e12 * assumed.traffic)
-    return WindowCost(tokens, prefill_s, generate_s, kv * (tokens + assumed.output_tokens) * assumed.batch)
+    kv_bytes = kv * (tokens + assumed.output_tokens) * assumed.batch
+    features_bytes = pairs * min(vision.out_hidden_size, MOST_DIMENSIONS) * 2
+    return WindowCost(tokens, prefill_s, generate_s, kv_bytes, features_bytes)
 
 
 def _weights(shape: Shape, part: str) -> int:

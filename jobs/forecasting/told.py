@@ -26,7 +26,8 @@ def report(facts: dict[str, Any]) -> str:
             " to answer, of one GPU (computed)"
         )
     else:
-        lines.append(f"machines   {machines['cores']} cores like this machine's")
+        held = f", weights in {facts['precision']}" if facts["precision"] else ""
+        lines.append(f"machines   {machines['cores']} cores like this machine's{held}")
     served = bool(measured) and measured["server_s"] is not None
     if measured:
         what = "ask about it" if served else "watch"
@@ -48,7 +49,9 @@ def report(facts: dict[str, Any]) -> str:
         lines.append(f"GPU-hours  {facts['gpu_hours']:,.2f}")
     else:
         lines.append(f"core-hours {facts['core_hours']:,.2f}")
-    lines.append(f"storage    {_size(facts['log_bytes'])} of event log")
+    seen = facts["features_bytes"]
+    within = f", {_size(seen)} of it for searching by picture (`run --set features=false`: without)" if seen else ""
+    lines.append(f"storage    {_size(facts['log_bytes'])} of event log{within}")
     if facts["cost"] is not None:
         without = " for the cores; the server's is not counted" if served else ""
         lines.append(f"cost       {facts['cost']:,.2f}{without}")

@@ -20,7 +20,7 @@ def test_an_archive_is_probed_and_a_run_holds_forecast_beside_fact(
         make_clip(tmp_path / "clips" / f"{number}.mp4", seconds, number)
     (tmp_path / "clips" / "bad.mp4").write_bytes(b"no video" * 100)
     clips, log, file = str(tmp_path / "clips"), str(tmp_path / "log"), str(tmp_path / "forecast.json")
-    model = "python:jobs.bench.models:colours"
+    model = "python:jobs.bench.models:wordy"
     words = ["forecast", clips, "--model", model, "--window", "2", "--fps", "2", "--short-side", "32", "--cpus", "2"]
     assert main([*words, "--calibrate", "2", "--price", "3", "--out", file, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
@@ -31,7 +31,8 @@ def test_an_archive_is_probed_and_a_run_holds_forecast_beside_fact(
     windows = archive["windows"]
     assert facts["core_hours"] == pytest.approx(windows * (measured["decode_s"] + measured["model_s"]) / 3600)
     assert facts["hours"] == pytest.approx(facts["core_hours"] / 2 / 0.9) and facts["cost"] == 6 * facts["hours"]
-    assert facts["log_bytes"] > 0 and measured["events"] > 0
+    assert measured["features_bytes"] > 0 and measured["log_bytes"] > measured["features_bytes"]
+    assert measured["events"] > 0
 
     run = ["run", clips, "--log", log, "--model", model, "--window", "2", "--fps", "2", "--short-side", "32"]
     assert main([*run, "--set", "cpus=0.5", "--replicas", "1", "--forecast", file]) == 3  # one is no video
@@ -41,6 +42,11 @@ def test_an_archive_is_probed_and_a_run_holds_forecast_beside_fact(
     told, fact = compared["numbers"]["windows"]
     assert (round(told), fact) == (round(windows), fact) and told == pytest.approx(fact, rel=0.05)
     assert compared["numbers"]["hours of video"][1] == pytest.approx(18 / 3600)
+    told, fact = compared["numbers"]["storage MiB"]
+    kept = [f for record in ("events", "videos", "windows") for f in Path(log).glob(f"record={record}/*")]
+    beside = list(Path(log).glob("_features/*"))
+    assert beside and fact * 2**20 == sum(f.stat().st_size for f in (*kept, *beside))
+    assert told == facts["log_bytes"] / 2**20 and told / 4 < fact < 4 * told  # in one commit or four
     assert main(["forecast", "--compare", log]) == 0
     assert "fact / forecast" in capsys.readouterr().out
 
@@ -128,6 +134,8 @@ def test_a_calibration_sends_no_picture_that_the_run_would_not(
         (["ARCHIVE", "--model", "235B-A22B", "--gpu", "L4", "--count", "8"], "does not fit L4"),
         (["ARCHIVE", "--model", "235B-A22B", "--gpu", "H100", "--count", "2"], "one replica takes 16 H100"),
         (["ARCHIVE", "--count", "0"], "at least 1"),
+        (["ARCHIVE", "--precision", "int4"], "signals has no setting 'precision'"),
+        (["ARCHIVE", "--model", "python:jobs.bench.models:nothing", "--ranks", "1,2"], "--ranks 1,2: the calibration"),
         (["ARCHIVE", "--compute", "7"], "--compute 7: a share"),
         (["/nowhere"], "no such file"),
     ],
@@ -140,6 +148,32 @@ def test_what_cannot_be_forecast_is_one_line(
     assert main(["forecast", *words, *(["--calibrate", "0"] if words else [])]) == 1
     err = capsys.readouterr().err
     assert said in err and len(err.splitlines()) == 1
+
+
+def test_a_model_that_is_calibrated_is_loaded_as_it_would_run(
+    tmp_path: Path, make_clip: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from jobs.bench.models import colours
+
+    told: list[tuple[str, Any]] = []
+
+    class Noted:
+        def profile(self, settings: Any) -> Any:
+            told.append(("profile", dict(settings)))
+            return colours.profile(settings)
+
+        def load(self, settings: Any) -> Any:
+            told.append(("load", dict(settings)))
+            return colours.load(settings)
+
+    monkeypatch.setattr("model.registry.find_model", lambda spec: Noted())
+    clip = make_clip(tmp_path / "a.mp4", 2)
+    assert main(["forecast", str(clip), "--model", "x", "--precision", "int4", "--ranks", "1"]) == 0
+    assert told == [(name, {"precision": "int4", "ranks": 1}) for name in ("profile", "load")]
+    assert "weights in int4" in capsys.readouterr().out
+    told.clear()
+    assert main(["forecast", str(clip), "--model", "x"]) == 0
+    assert told == [("profile", {}), ("load", {})]
 
 
 def test_durations_are_estimated_from_a_sample_with_an_honest_interval(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,7 +182,7 @@ def test_a_windows_cost_is_what_the_card_needs_for_its_weights() -> None:
     sampling = Sampling(fps=Fraction(2), short_side=None, max_pixels=512 * 512, multiple=32)
     full = Assumptions(compute=1.0, traffic=1.0, output_tokens=100, prompt_tokens=0, batch=1)
     cost = window_cost(shape, sampling, Windowing(16_000_000, 0), (512, 512), h100, 1, full)
-    assert cost.tokens == 16 * (256 + 8)
+    assert cost.tokens == 16 * (256 + 8) and cost.features_bytes == 16 * 256 * 2
     attention = 48 * (2048 * 128 * (32 + 4 + 4) + 32 * 128 * 2048)
     active = attention + 48 * (8 * 3 * 2048 * 768 + 2048 * 128)  # 2.9 of the 3.3 billion: without embeddings
     # Of the tower: 27 layers of width 1152 and 4304, on 1024 patches a pair; 4 mergers of 4 x 1152, on 256 tokens.
@@ -217,3 +217,45 @@ def test_experts_are_reckoned_in_fp8_where_they_are_multiplied_in_it() -> None:
     assert plain.prefill_s - fast.prefill_s == pytest.approx(experts / 989e12 - experts / 1979e12, rel=0.001)
     for name in ("L40S", "B200"):
         assert costs[name, "fp8"].prefill_s == costs[name, "bf16"].prefill_s
+
+
+def test_storage_is_what_rows_answers_and_features_take(tmp_path: Path) -> None:
+    """Of a large checkpoint on GPUs: made-up answers in prose of 256 tokens, in a log, are near what is forecast."""
+    import random
+    import re
+
+    import numpy as np
+
+    from jobs.forecasting.storage import answered_bytes, written_bytes
+    from pipeline.event import Event
+    from pipeline.features.vectors import FrameFeatures
+    from pipeline.log import EventLog, RunRecord, VideoResult, WindowRecord
+    from pipeline.plan import SECOND_US, Window
+
+    draw, vectors = random.Random(0), np.random.default_rng(0)
+    prose = re.findall(r"[a-z]+", Path("README.md").read_text())
+    log = EventLog.open(str(tmp_path / "log"), create=True)
+    log.begin_run(RunRecord("run", "c", {}, "m", "", "", {}, 0))
+    written = 0
+    for number in range(3):
+        name, windows, events = f"{number:032x}", [], []
+        for index in range(20):
+            at = index * 15 * SECOND_US
+            window, times = Window(name, index, at, at + 16 * SECOND_US), [at + i * SECOND_US // 2 for i in range(32)]
+            said = [(draw.choice(times), " ".join(draw.choices(prose, k=12))) for _ in range(6)]
+            told = [
+                {"start": (t - at) / 1e6, "end": 16.0, "kind": "person", "text": x, "confidence": 0.9} for t, x in said
+            ]
+            answer = json.dumps({"events": told}, separators=(",", ":"))
+            seen = FrameFeatures.of("m", range(0, 16 * SECOND_US, SECOND_US), vectors.standard_normal((16, 256)))
+            windows.append(WindowRecord(window, times, model_s=draw.random(), answer=answer, features=seen))
+            events += [Event(t, window.end_us, "person", x, 0.9, index, index, (t,), {}) for t, x in said]
+        names, told_of = (f"{number}.mp4",), {"windows": tuple(windows), "events": tuple(events)}
+        result = VideoResult(name, "run", "c", names, 1, "done", **told_of)
+        written += log.commit([result]).file_bytes
+    files = [f for f in (tmp_path / "log").rglob("*.parquet") if f.parent.name not in ("record=runs", "_index")]
+    assert written == sum(f.stat().st_size for f in files)
+    forecast = written_bytes(3, 60, answered_bytes(256) + 8192, seconds=60)
+    assert written == pytest.approx(forecast, rel=0.1)
+    rest = sum(f.stat().st_size for f in files if f.parent.name != "_features")
+    assert rest == pytest.approx(written_bytes(3, 60, answered_bytes(256), seconds=60), rel=0.1)
