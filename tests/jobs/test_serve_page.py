@@ -186,6 +186,9 @@ def test_a_question_is_put_to_the_video_and_kind_that_are_chosen(page: Any, serv
     page.goto(f"{address}#/search?q=when+does+a+circle+appear+in+night+bus.mp4%3F")  # and what is found beside it
     page.wait_for_selector(".hit .thumb.there")
     assert len(page.query_selector_all(".answer .evidence li")) == len(page.query_selector_all(".hit")) == 1
+    with page.expect_request(lambda request: "/api/search?" in request.url) as beside:  # of both videos that are named
+        page.goto(f"{address}#/search?q=a+circle+in+harbour.mp4+and+in+night+bus.mp4%3F")
+    assert [name for name in ("harbour.mp4", "bus.mp4") if name in beside.value.url] == ["harbour.mp4", "bus.mp4"]
 
 
 def test_runs_beside_each_other(page: Any, served: Served, address: str) -> None:

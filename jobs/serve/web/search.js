@@ -6,6 +6,9 @@ import { ask, base, clock, dot, el, empty, fill, kindsKnown, learnKinds, notice,
 const ROLES = { before: "before it", while: "at the same time", next: "then" };
 const WAYS = { words: "by words", meaning: "by meaning", both: "by words and meaning", text: "by a look through all texts", none: "" };
 
+// Videos that a question names, in the address of what is found beside the answer, at most.
+const NAMED = 20;
+
 export function search({ params, go }) {
   const stop = new AbortController();
   const q = (params.get("q") ?? "").trim(), kind = params.get("kind"), name = params.get("video");
@@ -48,7 +51,7 @@ export function search({ params, go }) {
         found.note ? el("p", { class: "muted" }, found.note) : null,
         found.evidence.length ? el("ul", { class: "evidence" }, found.evidence.map(evidence)) : null));
       words = found.topic;
-      if (found.videos.length === 1) [of] = found.videos;
+      if (found.videos.length && found.videos.length <= NAMED) of = found.videos;
     } catch (error) {
       if (error.name !== "AbortError") fill(answer, error.status === 501 ? null : notice(error));
     }
