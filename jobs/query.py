@@ -12,6 +12,7 @@ from jobs.kinds import hint
 from jobs.output import add_format, hms, print_table, printable, write
 from jobs.query_whole import asked_of_whole, show_whole
 from pipeline.clock import format_time, parse_time
+from pipeline.decimals import as_written
 from pipeline.errors import UsageError
 from pipeline.log.lookup import Filter
 from pipeline.plan import SECOND_US
@@ -170,9 +171,9 @@ def _span(args: argparse.Namespace) -> tuple[int, int]:
 
 
 def as_said(name: str, row: dict[str, Any]) -> dict[str, Any]:
-    """A row for programs: the video's name first, attributes as an object."""
-    attributes = row.get("attributes")
-    return {"video": name, **row, "attributes": json.loads(attributes) if attributes else {}}
+    """A row for programs: the video's name first, attributes as an object, the confidence as it was written."""
+    attributes, confidence = row.get("attributes"), as_written(row.get("confidence"))
+    return {"video": name, **row, "confidence": confidence, "attributes": json.loads(attributes) if attributes else {}}
 
 
 def _show(

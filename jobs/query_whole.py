@@ -11,6 +11,7 @@ from typing import Any
 from jobs.kinds import hint
 from jobs.output import hms, print_table, printable, text, write
 from pipeline.clock import parse_time
+from pipeline.decimals import as_written
 from pipeline.errors import UsageError
 from pipeline.query import Match, Query
 
@@ -105,7 +106,8 @@ def _show_event(query: Query, match: Match, args: argparse.Namespace) -> None:
     if args.format != "table":
         if args.format not in ("json", "jsonl"):
             raise UsageError("--event is one nested answer: use --format json")
-        write([{"video": match.name, **row, **behind}], args, lambda: _arrow([row]))
+        said = {"video": match.name, **row, "confidence": as_written(row["confidence"]), **behind}
+        write([said], args, lambda: _arrow([row]))
         return
     run = behind["run"] or {"run_id": row["run_id"], "model": row["model"], "code_version": "?"}
     lines = [

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from pipeline.decimals import as_written
 from pipeline.plan import SECOND_US
 
 #: How long a moment (a cut) stays on screen as a subtitle, and what is so short that it counts as one.
@@ -59,7 +60,7 @@ def _annotation(event: Mapping[str, Any]) -> dict[str, Any]:
         "text": event["text"],
         "start_us": start,
         "end_us": end,
-        "confidence": event["confidence"],
+        "confidence": as_written(event["confidence"]),
         "event_id": event["event_id"],
     }
 
@@ -149,7 +150,8 @@ def table(videos: Iterable[Exported]) -> str:
     for film in videos:
         for event in film.events:
             seconds = (f"{event[edge] / SECOND_US:.6f}" for edge in ("start_us", "end_us"))
-            writer.writerow([film.name, *seconds, *(event.get(column) for column in _COLUMNS)])
+            said = {**event, "confidence": as_written(event["confidence"])}
+            writer.writerow([film.name, *seconds, *(said.get(column) for column in _COLUMNS)])
     return out.getvalue()
 
 
@@ -167,7 +169,7 @@ def fiftyone(videos: Iterable[Exported], path_of: Callable[[str], str]) -> dict[
                     event["start_us"] / SECOND_US,
                     max(event["end_us"], event["start_us"] + 1000) / SECOND_US,
                 ],
-                **({} if event["confidence"] is None else {"confidence": event["confidence"]}),
+                **({} if event["confidence"] is None else {"confidence": as_written(event["confidence"])}),
                 "attributes": {"text": event["text"], "event_id": event["event_id"]},
             }
             for event in film.events

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 
+from pipeline.decimals import as_written
 from pipeline.errors import LogError, UsageError
 from pipeline.log.ahead import Ahead
 from pipeline.log.readonly import REFUSED, SCHEME, ReadOnly
@@ -158,14 +158,37 @@ def rows_of(table: pa.Table) -> list[tuple[Any, ...]]:
 
 
 def _cells(column: pa.ChunkedArray) -> list[Any]:
-    if pa.types.is_float32(column.type):  # the shortest number that is the same one: 0.85, not 0.8500000238418579
-        return [None if cell is None else float(str(np.float32(cell))) for cell in column.to_pylist()]
     try:
-        return column.to_pylist()
+        cells = column.to_pylist()
     except (ValueError, OverflowError):
         with duckdb.connect(":memory:") as connection:
             texts = connection.from_arrow(pa.table({"cell": column})).project("cell::varchar")
             return [text for (text,) in texts.fetchall()]
+    written = _written(column.type)
+    return cells if written is None else [written(cell) for cell in cells]
+
+
+def _written(kind: pa.DataType) -> Callable[[Any], Any] | None:
+    """Makes values of a type such whose numbers of single precision are as they were written; None: it has none."""
+    if pa.types.is_float32(kind):
+        return as_written
+    if pa.types.is_struct(kind):
+        fields = {field.name: written for field in kind if (written := _written(field.type)) is not None}
+        if fields:
+            return lambda cell: cell and {k: fields[k](v) if k in fields else v for k, v in cell.items()}
+    elif pa.types.is_map(kind):
+        key, item = _written(kind.key_type) or _as_it_is, _written(kind.item_type) or _as_it_is
+        if key is not _as_it_is or item is not _as_it_is:
+            return lambda cell: cell and [(key(k), item(v)) for k, v in cell]
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        of_each = _written(kind.value_type)
+        if of_each is not None:
+            return lambda cell: cell and [of_each(each) for each in cell]
+    return None
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def plain(cell: Any) -> Any:

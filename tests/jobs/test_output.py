@@ -86,3 +86,16 @@ def test_programs_get_utf_8_and_people_what_their_terminal_has(
             assert "json" not in command or json.loads(text)
         elif command != "log LOG":
             assert "\\U0001f600" in written.getvalue().decode(encoding), command
+
+
+def test_confidences_are_said_as_they_were_written(log: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """0.95, not 0.949999988079071, whoever is asked."""
+    assert asked(log, "query LOG --format json") == 0
+    [event] = json.loads(capsys.readouterr().out)
+    for command in ("query LOG --format csv", f"query LOG --video 夜.mp4 --event {event['event_id']} --format json",
+                    "search LOG 红色 --format jsonl", "ask LOG 红色? --format json", "sql LOG from(events)",
+                    *(f"export LOG --format {name}" for name in ("csv", "activitynet"))):  # fmt: skip
+        assert asked(log, command) == 0
+        said = capsys.readouterr().out
+        assert "0.95" in said and "0.9499" not in said, command
+    assert event["confidence"] == 0.95

@@ -7,11 +7,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline.decimals import as_written
 from pipeline.errors import LogError, UsageError
 from pipeline.log import EventLog, ahead
 from pipeline.log.ahead import Ahead
@@ -194,3 +197,27 @@ def test_dates_that_python_does_not_have(snapshot: Snapshot) -> None:
 def test_a_short_float_is_written_as_what_it_was() -> None:
     column = pa.array([0.85, 1 / 3, None, float("inf")], pa.float32())
     assert rows_of(pa.table({"confidence": column})) == [(0.85,), (0.33333334,), (None,), (float("inf"),)]
+
+
+def test_short_floats_inside_others_too(snapshot: Snapshot) -> None:
+    sql = """select [0.85::float, null] as l, {'a': 0.95::float, 'b': 0.1} as s, map {'k': [0.1::float]} as m,
+        [{'x': 0.7::float}] as n, [0.2::float, 0.3]::float[2] as f, null::float[] as none, [0.1::double] as d"""
+    [row] = rows_of(select(snapshot, sql))
+    assert row == (
+        [0.85, None],
+        {"a": 0.95, "b": Decimal("0.1")},
+        [("k", [0.1])],
+        [{"x": 0.7}],
+        [0.2, 0.3],
+        None,
+        [0.1],
+    )
+
+
+def test_every_float_is_written_as_the_shortest_that_is_the_same() -> None:
+    rng = np.random.default_rng(3)
+    for value in (*rng.random(500, np.float32), *np.frombuffer(rng.bytes(2000), np.float32)):
+        if np.isfinite(value):
+            assert as_written(float(value)) == float(str(value)), value
+    for same in (None, 1 / 3, 1e300, float("inf"), 0.0):
+        assert as_written(same) == same
