@@ -29,9 +29,12 @@ _FACE_SIDE = 480  # px of the short side that faces are looked for in: YuNet fin
 _FRONTAL_SCORE = -0.2  # dlib's own is 0
 _FRONTAL_SIDE = 720  # px of the short side: it finds faces from 80 px on
 _TEXT = {"Det.limit_type": "min", "Det.limit_side_len": 736, "Det.thresh": 0.2, "Det.box_thresh": 0.3}
-#: A line of text that takes more than this of both sides of a picture is looked at again, and is none where it then
-#: takes more than there was.
-_WHOLE, _TOO_LARGE = 0.8, 1.3
+#: Of a line of text that takes more than this of both sides of a picture, the sharp parts are hidden.
+_WHOLE = 0.8
+#: Sharp is, with the short side at _SIDE px, where a channel changes within _NEAR px by _SHARE of its change within
+#: _FAR px, and by _CONTRAST (less in pictures without grain). It goes on to where that share is _REST. Parts with fewer
+#: sharp px than _AREA are grain and JPEG's blocks.
+_SIDE, _NEAR, _FAR, _SHARE, _REST, _CONTRAST, _AREA = 224, 9, 33, 0.55, 0.4, (6, 10), 250
 #: Sizes at which QR codes are looked for: enlarged, small ones are found that a reader can still read.
 _CODE_SCALES = (1, 3)
 #: And bar codes: the detector misses wide bars (3 px and more) and thin ones.
@@ -128,12 +131,11 @@ class Text:
         return {"what": "text", "rapidocr": version, "weights_hash": digest.hexdigest(), "settings": _TEXT}
 
     def __call__(self, picture: Picture) -> list[Box]:
-        found = self._lines(picture)
-        if any(_takes(_WHOLE, picture, corners) for corners in found):
-            # A soft background without any text may be taken for one whole: with room around, letters alone are found.
-            y, x = (side // 2 for side in picture.shape[:2])
-            framed = np.asarray(cv2.copyMakeBorder(picture, y, y, x, x, cv2.BORDER_REPLICATE), np.uint8)
-            found = [corners - (x, y) for corners in self._lines(framed) if not _takes(_TOO_LARGE, picture, corners)]
+        lines = self._lines(picture)
+        found = [corners for corners in lines if not _whole(picture, corners)]
+        if len(found) < len(lines):
+            # Letters may fill a picture, and a soft background is often taken for one line: only letters have edges.
+            found += _sharp_parts(picture)
         boxes = []
         for corners in found:
             (left, top), (right, bottom) = corners.min(0), corners.max(0)
@@ -181,9 +183,32 @@ def _found(find: Callable[..., Any], grey: Picture, scales: Sequence[float]) -> 
             yield from np.asarray(corners, float).reshape(-1, 4, 2) / scale
 
 
-def _takes(share: float, picture: Picture, corners: npt.NDArray[np.floating]) -> bool:
-    """Whether a find takes more than so much of both sides of the picture."""
-    return bool((np.ptp(corners, axis=0) > share * np.array(picture.shape[1::-1])).all())
+def _whole(picture: Picture, corners: npt.NDArray[np.floating]) -> bool:
+    """Whether a find takes nearly the whole picture."""
+    return bool((np.ptp(corners, axis=0) > _WHOLE * np.array(picture.shape[1::-1])).all())
+
+
+def _sharp_parts(picture: Picture) -> list[npt.NDArray[np.floating]]:
+    """Two corners [2, 2] of each part of a picture that has sharp edges: letters and things, no shades or blurred
+    lights."""
+    scale = _SIDE / min(picture.shape[:2])
+    size = max(1, round(scale * picture.shape[1])), max(1, round(scale * picture.shape[0]))
+    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    small = cv2.GaussianBlur(small, (0, 0), 1.5)
+    near, far = (
+        cv2.morphologyEx(small, cv2.MORPH_GRADIENT, np.ones((width, width), np.uint8)) for width in (_NEAR, _FAR)
+    )
+    changed = near >= np.clip(4 * np.percentile(near, 25), *_CONTRAST)
+    sharp = (changed & (near >= _SHARE * far)).any(axis=2)
+    # Edges before lights change too little of what is around them, but go on from sharper ones.
+    edges = (changed & (near >= _REST * far)).any(axis=2)
+    _, parts, boxes, _ = cv2.connectedComponentsWithStats(edges.astype(np.uint8))
+    areas = np.bincount(parts[sharp], minlength=len(boxes))
+    return [
+        np.array([[left, top], [left + wide, top + high]]) / scale
+        for (left, top, wide, high, _), area in zip(boxes.tolist(), areas, strict=True)
+        if area >= _AREA
+    ]
 
 
 Detector = Faces | FrontalFaces | Text | Codes

@@ -35,7 +35,7 @@ Find = tuple[int, list[Box]]
 
 HOLD_US = SECOND_US  # before and after a frame in which it was found
 #: Raised whenever pictures come out differently for the same detectors.
-VERSION = 3
+VERSION = 4
 
 
 class Redactor:

@@ -102,22 +102,6 @@ def test_what_a_detector_found_of_bars_is_never_less_for_growing() -> None:
         assert redactor(("codes",)).boxes(np.zeros(shape, np.uint8)) == []
 
 
-def test_a_soft_background_is_not_taken_for_text() -> None:
-    """And letters that fill the picture are hidden all the same."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    text = redactor(("text",))
-    shades = np.linspace((30, 35, 70), (65, 57, 115), 432).astype(np.uint8)
-    soft = np.repeat(shades[:, None], 768, axis=1)  # PP-OCR takes it for one line of text, and is rather sure
-    assert text.boxes(soft) == []
-
-    filled = Image.fromarray(np.full((224, 398, 3), (40, 60, 90), np.uint8))
-    ImageDraw.Draw(filled).text((10, 0), "GO", font=ImageFont.load_default(200), fill=(255, 255, 255))
-    letters = np.asarray(filled)
-    shown = text.picture(letters)
-    assert (shown[(letters > 200).all(-1)] < 200).all()
-
-
 def test_what_is_filled_says_nothing_of_what_was_there() -> None:
     random = np.random.default_rng(0)
     picture = random.integers(0, 255, (40, 60, 3)).astype(np.uint8)
