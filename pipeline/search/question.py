@@ -37,7 +37,8 @@ _IDLE_WORDS = """
     somewhere anywhere thing things into within during through throughout let want know
     go goes going get gets there's what's whats when's who's that's it's isn't i'm event events
     describe describes summarize summarise summary overview content contents story plot whole entire
-    display displays displayed displaying visible
+    display displays displayed displaying visible anybody somebody everybody kind kinds type types exist exists
+    order now
 """
 _IDLE = frozenset(_IDLE_WORDS.split())
 _IDLE_PHRASES = re.compile(

@@ -58,6 +58,8 @@ def matches(found: Found) -> list[int]:
         ("what do we see 5 seconds into harbour.mkv?", THEN),
         ("what events are there in harbour.mkv?", ALL),
         ("describe harbour.mkv", ALL),
+        ("what kinds of events exist in harbour.mkv?", ALL),
+        ("list the texts in harbour.mkv in order", TEXTS),
         ("show me everything in harbour.mkv", ALL),
         ("what is the last event of harbour.mkv?", [8]),
         ("what is the first event?", [0, 100]),
