@@ -1,6 +1,7 @@
 """The `secondsight` command. Each subcommand is one module of jobs/, imported only when it is asked for.
 
-A command module defines `DESCRIPTION`, `add_arguments(parser)` and `main(args) -> int` (the exit status).
+A command module defines `DESCRIPTION`, `add_arguments(parser)` and `main(args) -> int` (the exit status); `WORDS` where
+one of its arguments (a list) takes any words, those that begin with a dash among them.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import importlib
 import io
 import os
+import re
 import sys
 from typing import Any, TextIO
 
@@ -47,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     commands = overview.add_subparsers(dest="command", metavar="COMMAND", required=True)
     name = next((a for a in arguments if not a.startswith("-")), None)
+    words: str | None = None
     for known, (module_name, line) in COMMANDS.items():
         if known == name:
             module = importlib.import_module(module_name)
@@ -58,9 +61,10 @@ def main(argv: list[str] | None = None) -> int:
             )
             module.add_arguments(parser)
             parser.set_defaults(main=module.main)
+            words = getattr(module, "WORDS", None)
         else:
             commands.add_parser(known, help=line)
-    args = overview.parse_args(arguments)
+    args = overview.parse_args(arguments) if words is None else _with_words(overview, arguments, words)
     before = sys.stdout
     try:
         sys.stdout = _output(before, getattr(args, "format", "table"))
@@ -83,6 +87,27 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     finally:
         sys.stdout = before
+
+
+def _with_words(parser: argparse.ArgumentParser, arguments: list[str], name: str) -> argparse.Namespace:
+    """The arguments, where `-word` is no option, and words may stand behind options: all go into the list `name`."""
+    # What begins with a space is no option to argparse, and a word between others keeps its meaning.
+    spaced = [f" {a}" if re.match(r"-[^-]", a) and a != "-h" else a for a in arguments]
+    args, rest = parser.parse_known_args(spaced)
+    at = rest.index("--") if "--" in rest else len(rest)
+    if wrong := [a for a in rest[:at] if a.startswith("--")]:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    for key, value in vars(args).items():
+        if isinstance(value, list):
+            setattr(args, key, [_unspaced(each) for each in value])
+        else:
+            setattr(args, key, _unspaced(value))
+    getattr(args, name).extend(map(_unspaced, rest[:at] + rest[at + 1 :]))
+    return args
+
+
+def _unspaced(value: Any) -> Any:
+    return value[1:] if isinstance(value, str) and value.startswith(" -") else value
 
 
 class _OutputError(Exception):

@@ -37,6 +37,9 @@ find the moments whose frames look most like a picture, or like another moment, 
 The index lies in LOG/_search (of a log in an object store, or one that is only read: in the user's cache folder, or
 under $SECONDSIGHT_CACHE). It is brought up to date with the log before each search and can be deleted at any time."""
 
+#: The argument that takes words such as -square.
+WORDS = "text"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("log", metavar="LOG", help="path or URI of the event log")

@@ -99,7 +99,7 @@ def test_times_that_are_none(refused: Refused, time: str) -> None:
 
 
 def test_beyond_the_end(refused: Refused) -> None:
-    for command in ("query LOG --video V --at T", "query LOG --video V --after T"):
+    for command in ("query LOG --video V --at T", "query LOG --video V --after T", "search LOG --like V --at T"):
         assert "0:06 long" in refused(command, time="6"), command
     assert "is empty" in refused("query LOG --video V --between T 2", time="4")
     assert "is empty" in refused("search LOG red --from T --to 2", time="4")

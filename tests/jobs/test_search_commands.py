@@ -297,3 +297,21 @@ def test_an_event_is_asked_around_whatever_its_id_begins_with(log: str, capsys: 
         assert all(f["start_us"] < row["start_us"] for f in found)
     error = said(capsys, "query", log, "--video", "a.mp4", "--before", "12a4567890abcdef", status=1)
     assert "12a4567890abcdef" in error and "not a time" not in error
+
+
+def test_words_need_no_quotes(log: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Excluded words look like options to a shell, and words may stand behind options."""
+    wanted = rows(capsys, "search", log, "red -leaves")
+    assert wanted and wanted != rows(capsys, "search", log, "red")
+    for words in (
+        ["red", "-leaves"], ["-leaves", "red"], ["--limit", "9", "red", "-leaves"], ["red", "--limit", "9", "-leaves"],
+        ["--", "red", "-leaves"], ["--mode=words", "-leaves", "--", "red"],
+    ):  # fmt: skip
+        found = said(capsys, "search", log, "--format", "jsonl", *words)
+        assert [json.loads(line) for line in found.splitlines()] == wanted, words
+    assert rows(capsys, "search", log, "circle", "-house", "-hundred") == rows(capsys, "search", log, "circle")
+    for wrong in (["red", "--knid", "text"], ["red", "--limit", "-x"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(["search", log, *wrong])
+        assert stopped.value.code == 2 and wrong[1] in capsys.readouterr().err
+    assert rows(capsys, "search", log, "red", "--kind", "-leaves") == []
