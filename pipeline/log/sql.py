@@ -116,6 +116,8 @@ def select(
             raise UsageError(f"one query at a time: this is {len(statements)} statements")
         if statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
             kind = str(statements[0].type).rsplit(".", 1)[-1]
+            if kind == "MULTI" and re.search(r"\bpivot", sql, re.IGNORECASE):  # DuckDB would make a type
+                raise UsageError("PIVOT needs its values here: pivot events on kind in ('a', 'b') using count(*)")
             raise UsageError(f"{REFUSED}: {kind} statements are refused, ask with SELECT")
         _show(connection, snapshot, named(connection, sql), ahead)
         try:

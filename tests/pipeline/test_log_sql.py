@@ -221,3 +221,11 @@ def test_every_float_is_written_as_the_shortest_that_is_the_same() -> None:
             assert as_written(float(value)) == float(str(value)), value
     for same in (None, 1 / 3, 1e300, float("inf"), 0.0):
         assert as_written(same) == same
+
+
+def test_pivot_needs_its_values_and_says_so(snapshot: Snapshot) -> None:
+    for sql in ("pivot events on kind using count(*)", "with p as (PIVOT events on kind using count(*)) from p"):
+        with pytest.raises(UsageError, match=r"PIVOT needs its values here: pivot events on kind in"):
+            select(snapshot, sql)
+    found = select(snapshot, "from (pivot (from events select kind) on kind in ('shot', 'a') using count(*))")
+    assert found.to_pylist() == [{"shot": COMMITS, "a": 0}]
