@@ -16,7 +16,20 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from jobs.serve import asking, encoding, live, lookalike, media, runs, searching, shapes, spanning, sql, videos
+from jobs.serve import (
+    asking,
+    encoding,
+    exporting,
+    live,
+    lookalike,
+    media,
+    runs,
+    searching,
+    shapes,
+    spanning,
+    sql,
+    videos,
+)
 from jobs.serve.guard import Guard
 from jobs.serve.reply import Problem, problem, reply
 from jobs.serve.session import LASTS_S
@@ -54,7 +67,7 @@ def create_app(settings: Settings) -> ASGIApp:
         separate_input_output_schemas=False,
     )
     app.state.site, app.state.watch = site, live.Watch()
-    for part in (spanning, asking, videos, searching, lookalike, sql, runs, live, media, encoding):
+    for part in (spanning, asking, videos, searching, lookalike, sql, runs, live, exporting, media, encoding):
         app.include_router(part.router)
     _session(app)
     _errors(app)

@@ -14,6 +14,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from jobs.serve.exporting import exported
 from jobs.serve.reply import Problem
 from jobs.serve.sending import TYPES, Bytes, Ranged
 from jobs.serve.shown import check_inside, shown
@@ -224,12 +225,10 @@ async def export(
     """The events as subtitles (WebVTT, SRT), a table (CSV) or annotations (ActivityNet JSON)."""
 
     def write() -> tuple[str, str]:
-        from pipeline.export import Exported, activitynet, srt, table, webvtt
+        from pipeline.export import activitynet, srt, table, webvtt
 
         match = site.archive.find(video, run)
-        events = as_rows(site.archive.query.overlapping(match, -(2**62), 2**62, Filter(kind)))
-        width, height = site.size(match.entry.video_id)
-        film = Exported(match.entry.video_id, match.name, match.entry.duration_us, width, height, events)
+        film = exported(site, match, kind)
         if format in ("csv", "activitynet"):
             text = table([film]) if format == "csv" else activitynet([film], f"secondsight {site.archive.uri}")
         else:

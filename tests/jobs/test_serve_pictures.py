@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jobs.cli import main
+from jobs.serve import exporting
 from jobs.serve.app import create_app
 from jobs.serve.reply import Problem
 from jobs.serve.sending import parse_range
-from jobs.serve.settings import Settings
+from jobs.serve.settings import Limits, Settings
 from tests.jobs.serving import FIRST, S, Served, refused
 
 TestClient = pytest.importorskip("fastapi.testclient").TestClient
@@ -117,6 +121,28 @@ def test_export(client: Any, format: str) -> None:
         assert answer.headers["content-type"].startswith("text/vtt") and answer.text.startswith("WEBVTT")
     only = client.get("/api/videos/harbour.mp4/export", params={"run": "run-a", "format": format, "kind": "text"})
     assert "a red circle leaves" not in only.text
+
+
+def test_exports_of_several_videos_are_those_of_the_command(
+    client: Any, served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for format, out in (("csv", "events.csv"), ("activitynet", "events.json"), ("fiftyone", "labels")):
+        assert main(["export", str(served.log), "--format", format, "--out", str(tmp_path / out)]) == 0
+        answer = client.get("/api/export", params={"format": format})
+        assert answer.status_code == 200
+        if format == "fiftyone":
+            with zipfile.ZipFile(io.BytesIO(answer.content)) as packed:
+                made = {path.name: path.read_bytes() for path in (tmp_path / out).iterdir()}
+                assert {name: packed.read(name) for name in packed.namelist()} == made
+        else:
+            assert answer.content == (tmp_path / out).read_bytes()
+    both = {"format": "csv", "video": ["harbour.mp4", "night bus.mp4"], "run": "run-a", "kind": "text"}
+    assert client.get("/api/export", params=both).text.count(",text,") == 1 + 2  # the heading
+    assert refused(client.get("/api/export", params=both | {"video": "nope"}), 404)
+    monkeypatch.setattr(exporting, "MOST_EVENTS", 3)
+    assert "secondsight export" in refused(client.get("/api/export?format=csv"), 413, "too_large")
+    with TestClient(create_app(Settings(str(served.log), limits=Limits(many_s=0)))) as hurried:
+        assert "1 of 2 videos" in refused(hurried.get("/api/export?format=csv"), 504, "time_limit")
 
 
 # -- what may be shown
