@@ -201,9 +201,9 @@ def memory(folder: Path, quick: bool) -> list[Result]:
     return results
 
 
-def long_video(folder: Path, hours: float) -> Path:
-    """A folder with one video of small pictures, two a second."""
-    return make_videos(folder, 1, round(hours * 3600), (64, 48), 2)
+def long_video(folder: Path, hours: float, rate: int = 2) -> Path:
+    """A folder with one video of small pictures, `rate` a second."""
+    return make_videos(folder, 1, round(hours * 3600), (64, 48), rate)
 
 
 def peak_memory(archive: str, log: Path, window_s: int = 4) -> dict[str, float]:
