@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.event import OTHER_KINDS, Event, KindRule, WindowEvent, WindowEvents
+from pipeline.joining import _likeness
 from pipeline.plan import Window, Windowing
-from pipeline.reduce import MAX_EVENTS, MAX_EVIDENCE, MAX_KIND, MAX_TEXT, _likeness, reduce_events
+from pipeline.reduce import MAX_EVENTS, MAX_EVIDENCE, MAX_KIND, MAX_TEXT, reduce_events
 
 DURATION = 1000
 RULES = {"cut": KindRule(point=True, gap_us=5), "scene": KindRule(), "text": KindRule(gap_us=7, min_us=3)}

@@ -45,6 +45,20 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "log"
 
 
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Nothing can be written while there is something in it."""
+    real, full = module.keep, {"disk"}
+
+    def keep(*given: Any) -> str:
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*given)
+
+    monkeypatch.setattr(module, "keep", keep)
+    return full
+
+
 def test_thousands_of_small_files_become_few_and_hold_every_window(log: Path) -> None:
     wrote = keeper(log)
     for first in range(0, COUNT, 2):  # out of order, as they come
@@ -60,22 +74,14 @@ def test_thousands_of_small_files_become_few_and_hold_every_window(log: Path) ->
     assert back(log) == [answer(index) for index in range(COUNT)]
 
 
-def test_a_store_that_fails_is_given_the_same_answers_again(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, broken = module.keep, [True]
-
-    def keep(*given: Any) -> str:
-        if broken[0]:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return real(*given)
-
-    monkeypatch.setattr(module, "keep", keep)
+def test_a_store_that_fails_is_given_the_same_answers_again(log: Path, full: set[str]) -> None:
     wrote = keeper(log)
     for index in range(3):
         wrote.note([answer(index)])
         wrote.pump(now=True)
         kept = wrote._videos["v"]
         assert kept.writing is None or kept.writing.exception() is not None
-    broken[0] = False
+    full.clear()
     wrote.finish()
     assert back(log) == [answer(index) for index in range(3)]
 
@@ -111,18 +117,8 @@ def test_what_was_taken_up_and_what_came_since_is_forgotten_when_the_video_is_do
     assert back(log) == []
 
 
-def test_a_video_that_ended_otherwise_leaves_its_answers_and_no_memory(
-    log: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_video_that_ended_otherwise_leaves_its_answers_and_no_memory(log: Path, full: set[str]) -> None:
     """Also what was being written just then, and could not be."""
-    real, broken = module.keep, [True]
-
-    def keep(*given: Any) -> str:
-        if broken[0]:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return real(*given)
-
-    monkeypatch.setattr(module, "keep", keep)
     wrote = keeper(log)
     wrote.note([answer(0)])
     wrote.pump(now=True)
@@ -130,7 +126,7 @@ def test_a_video_that_ended_otherwise_leaves_its_answers_and_no_memory(
     wrote.leave(["v"])
     writing = wrote._videos["v"].writing
     assert writing is not None and writing.exception() is not None
-    broken[0] = False
+    full.clear()
     wrote.pump(now=True)
     writing = wrote._videos["v"].writing
     assert writing is not None and writing.exception() is None
